@@ -127,6 +127,8 @@ type Call struct {
 	Effect    string `json:"effect"`
 	Model     string `json:"model,omitempty"`     // override of the worker's setting
 	MaxTokens int    `json:"maxTokens,omitempty"` // override of the worker's setting
+	// Redelivered says that an earlier run may have left an answer.
+	Redelivered bool `json:"redelivered,omitempty"`
 }
 
 // Answer is the result of a role activity.
@@ -136,11 +138,31 @@ type Answer struct {
 	PromptTokens     int64  `json:"promptTokens"`
 	CompletionTokens int64  `json:"completionTokens"`
 	Truncated        bool   `json:"truncated,omitempty"`
-	Attempts         int    `json:"attempts"`
+	Attempts         int    `json:"attempts"` // attempts that worked on the job, see Failure
 }
 
-// Settled is the argument of the final activities after Persist: the row as it
-// stands, and where its entry was read.
+// Failure is the detail of the application error a role activity ends with. The
+// error's type is the stable code of the row and the update, its message is safe
+// to show a user.
+type Failure struct {
+	Model            string `json:"model,omitempty"`
+	Attempts         int    `json:"attempts"` // attempts, less those given back unused (shutdown, cool-down)
+	PromptTokens     int64  `json:"promptTokens,omitempty"`
+	CompletionTokens int64  `json:"completionTokens,omitempty"`
+}
+
+// Stored is the result of Persist and ReadRow.
+type Stored struct {
+	Verdict job.Verdict `json:"verdict,omitempty"` // Persist only
+	Found   bool        `json:"found,omitempty"`   // ReadRow only
+	// Row is the stored row where it differs from what the workflow knows
+	// already; ReadRow leaves its output out.
+	Row *job.Row `json:"row,omitempty"`
+}
+
+// Settled is the argument of Publish and DeadLetter: the row as it stands, and
+// where its entry was read. Publish gets the job without task and payload. The
+// argument of Persist is a job.Row, that of Acknowledge a job.Origin.
 type Settled struct {
 	Row    job.Row    `json:"row"`
 	Job    job.Job    `json:"job"`

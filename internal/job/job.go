@@ -82,6 +82,9 @@ type Origin struct {
 	Group      string    `json:"group"`
 	Updates    string    `json:"updates"`             // stream the outcome is published on
 	EnqueuedAt time.Time `json:"enqueuedAt,omitzero"` // from the entry id: for display, never for deadlines
+	// Redelivered is set where the entry was delivered before: an earlier run may
+	// have left an answer that need not be paid for again.
+	Redelivered bool `json:"redelivered,omitempty"`
 }
 
 // Status is how a job ended. There is no "running": a row exists only for a job

@@ -1,0 +1,267 @@
+package workflows
+
+import (
+	"errors"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/nodpt/executor/internal/job"
+)
+
+// Codes of outcomes that the workflow itself decides.
+const (
+	CodeCanceled    = "canceled"
+	CodeUnknownRole = "unknown_role"
+	CodeInternal    = "internal_error"
+)
+
+// JobWorkflow runs one job: it calls the role's activity, then persists,
+// publishes and acknowledges the outcome, in that order, so that whoever sees an
+// update finds a row, and whoever sees an acknowledged entry finds an update.
+//
+// It returns a Result for a completed job, an application error typed with the
+// outcome's code for a failed one (the UI's Failed filter is then true), and a
+// cancellation for a canceled one. In every case the books are finished first.
+func JobWorkflow(ctx workflow.Context, in Input) (Result, error) {
+	r := newRun(ctx, in)
+
+	// Final steps are owed whether or not the run is canceled meanwhile.
+	books, done := workflow.NewDisconnectedContext(ctx)
+	defer done()
+
+	override := lastOverride(ctx)
+	if r.again && !override.Force {
+		stored, err := r.completedElsewhere(books)
+		if err != nil {
+			return Result{}, err
+		}
+		if stored != nil {
+			return r.leave(books, *stored)
+		}
+	}
+
+	outcome, cause := r.call(ctx, override)
+	return r.settle(books, outcome, cause)
+}
+
+// run is what one execution of JobWorkflow knows about itself.
+type run struct {
+	Input
+	effect  string
+	again   bool // a person started this run: it speaks for itself, not for the entry
+	id      workflow.Execution
+	started time.Time
+}
+
+func newRun(ctx workflow.Context, in Input) *run {
+	info := workflow.GetInfo(ctx)
+	r := &run{Input: in, id: info.WorkflowExecution, started: workflow.Now(ctx)}
+	_, ours := info.Memo.GetFields()[MemoEntryID]
+	if ours && info.WorkflowExecution.RunID == info.FirstRunID {
+		r.effect = job.EntryEffect(in.Origin.Stream, in.Origin.EntryID)
+	} else {
+		r.effect = job.RunEffect(info.WorkflowExecution.RunID)
+		r.again = true
+	}
+	return r
+}
+
+// lastOverride reads what was signaled so far; a reset applies its signal before
+// the first workflow task of the new run.
+func lastOverride(ctx workflow.Context) Override {
+	var override, next Override
+	ch := workflow.GetSignalChannel(ctx, OverrideSignal)
+	for ch.ReceiveAsync(&next) {
+		override, next = next, Override{}
+	}
+	return override
+}
+
+// completedElsewhere returns the row if another run has completed the job, so
+// that a second bulk reset pays for no LLM call.
+func (r *run) completedElsewhere(ctx workflow.Context) (*job.Row, error) {
+	var stored Stored
+	if err := step(ctx, ActivityReadRow, "read row", job.Key{Role: r.Job.Role, JobID: r.Job.ID}, &stored); err != nil {
+		return nil, err
+	}
+	if !stored.Found || stored.Row == nil || stored.Row.Status != job.Completed || stored.Row.Effect == r.effect {
+		return nil, nil
+	}
+	return stored.Row, nil
+}
+
+// leave ends a run that has nothing to say: no row, no update, no dead letter.
+func (r *run) leave(ctx workflow.Context, row job.Row) (Result, error) {
+	if err := step(ctx, ActivityAcknowledge, "acknowledge", r.Origin, nil); err != nil {
+		return Result{}, err
+	}
+	return result(row, job.Superseded), nil
+}
+
+// call runs the role activity and turns whatever comes back into an outcome.
+// The error is what the run is to fail with, or nil.
+func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error) {
+	if _, err := job.ParseRole(string(r.Job.Role)); err != nil {
+		return r.failed(CodeUnknownRole, "The job's role is not known.", Failure{})
+	}
+	var answer Answer
+	err := workflow.ExecuteActivity(
+		workflow.WithActivityOptions(ctx, roleCall(r.Job.Role)),
+		RoleActivity(r.Job.Role),
+		Call{
+			Job: r.Job, Effect: r.effect,
+			Model: override.Model, MaxTokens: override.MaxTokens,
+			Redelivered: r.Origin.Redelivered,
+		},
+	).Get(ctx, &answer)
+
+	var applicationErr *temporal.ApplicationError
+	switch {
+	case err == nil:
+		return job.Outcome{
+			Status:           job.Completed,
+			Output:           answer.Text,
+			Model:            answer.Model,
+			PromptTokens:     answer.PromptTokens,
+			CompletionTokens: answer.CompletionTokens,
+			Truncated:        answer.Truncated,
+			Attempts:         answer.Attempts,
+		}, nil
+	case temporal.IsCanceledError(err):
+		return job.Outcome{
+			Status:       job.Canceled,
+			ErrorCode:    CodeCanceled,
+			ErrorMessage: "The job was canceled.",
+		}, temporal.NewCanceledError()
+	case errors.As(err, &applicationErr):
+		var failure Failure
+		if applicationErr.HasDetails() {
+			if applicationErr.Details(&failure) != nil {
+				failure = Failure{} // a failure of another version: its code and message suffice
+			}
+		}
+		return r.failed(applicationErr.Type(), applicationErr.Message(), failure)
+	default:
+		return r.failed(CodeInternal, "The job could not be run.", Failure{})
+	}
+}
+
+func (r *run) failed(code, message string, f Failure) (job.Outcome, error) {
+	return job.Outcome{
+		Status:           job.Failed,
+		ErrorCode:        code,
+		ErrorMessage:     message,
+		Model:            f.Model,
+		PromptTokens:     f.PromptTokens,
+		CompletionTokens: f.CompletionTokens,
+		Attempts:         f.Attempts,
+	}, temporal.NewNonRetryableApplicationError(message, code, nil)
+}
+
+// settle finishes the books: row, update, dead letter, acknowledgement.
+func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Result, error) {
+	row := r.row(outcome, workflow.Now(ctx))
+	var stored Stored
+	if err := step(ctx, ActivityPersist, "persist", row, &stored); err != nil {
+		return Result{}, err
+	}
+	if stored.Row != nil {
+		row = *stored.Row // what was stored first stands, and is what gets published
+		if row.Effect == r.effect {
+			cause = causeOf(row)
+		}
+	}
+	if stored.Verdict != job.Superseded {
+		settled := Settled{Row: row, Job: r.identifiers(), Origin: r.Origin}
+		if err := step(ctx, ActivityPublish, "publish", settled, nil); err != nil {
+			return Result{}, err
+		}
+		if row.Status == job.Failed {
+			settled.Job = r.Job // in case the entry is gone from the stream
+			if err := step(ctx, ActivityDeadLetter, "dead letter", settled, nil); err != nil {
+				return Result{}, err
+			}
+		}
+	}
+	if err := step(ctx, ActivityAcknowledge, "acknowledge", r.Origin, nil); err != nil {
+		return Result{}, err
+	}
+	if cause != nil {
+		return Result{}, cause
+	}
+	return result(row, stored.Verdict), nil
+}
+
+// causeOf is the error a run with this stored outcome ends with.
+func causeOf(row job.Row) error {
+	switch row.Status {
+	case job.Completed:
+		return nil
+	case job.Canceled:
+		return temporal.NewCanceledError()
+	case job.Failed, job.Rejected:
+		return temporal.NewNonRetryableApplicationError(row.ErrorMessage, row.ErrorCode, nil)
+	}
+	return temporal.NewNonRetryableApplicationError("The stored outcome has an unknown status.", CodeInternal, nil)
+}
+
+func (r *run) row(outcome job.Outcome, now time.Time) job.Row {
+	outcome.StartedAt, outcome.FinishedAt = r.started, now
+	return job.Row{
+		Role:            r.Job.Role,
+		JobID:           r.Job.ID,
+		Outcome:         outcome,
+		WorkflowID:      r.id.ID,
+		RunID:           r.id.RunID,
+		Effect:          r.effect,
+		Fence:           now,
+		Stream:          r.Origin.Stream,
+		EntryID:         r.Origin.EntryID,
+		LastEntryID:     r.Origin.EntryID,
+		NodptWorkflowID: r.Job.WorkflowID,
+		UserID:          r.Job.UserID,
+		ProjectID:       r.Job.ProjectID,
+		NodeID:          r.Job.NodeID,
+		ConnectionID:    r.Job.ConnectionID,
+		EnqueuedAt:      r.Origin.EnqueuedAt,
+	}
+}
+
+// identifiers is the job without its content. The argument of a final step goes
+// into the history when the step falls back to a regular activity, and there an
+// answer and a payload together would be more than the server takes.
+func (r *run) identifiers() job.Job {
+	j := r.Job
+	j.Task, j.Payload = "", ""
+	return j
+}
+
+func result(row job.Row, verdict job.Verdict) Result {
+	return Result{
+		Status:           row.Status,
+		Verdict:          verdict,
+		Effect:           row.Effect,
+		Model:            row.Model,
+		PromptTokens:     row.PromptTokens,
+		CompletionTokens: row.CompletionTokens,
+		Truncated:        row.Truncated,
+		Attempts:         row.Attempts,
+	}
+}
+
+// step runs a final step as a local activity, and as a regular one when the
+// local budget is spent. Regular steps are retried for ever, so an error here is
+// one that no retry can heal.
+func step(ctx workflow.Context, name, summary string, argument, result any) error {
+	err := workflow.ExecuteLocalActivity(
+		workflow.WithLocalActivityOptions(ctx, stepLocal(summary)), name, argument,
+	).Get(ctx, result)
+	if err == nil {
+		return nil
+	}
+	return workflow.ExecuteActivity(
+		workflow.WithActivityOptions(ctx, stepRegular(summary)), name, argument,
+	).Get(ctx, result)
+}
