@@ -1,0 +1,139 @@
+# Everything a contributor runs. `make` or `make help` lists the targets.
+#
+# Two modules: the root module is what ships; cmd/devstack embeds a Temporal
+# server and is only ever used on a developer's machine and in CI.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Length of one fuzz target's run.
+FUZZTIME ?= 5s
+# Arguments for `make demo` and `make dev`.
+ARGS ?=
+
+BIN     := $(CURDIR)/bin
+TOOLS   := $(BIN)/tools
+RESULTS := $(CURDIR)/build/results
+
+# -buildvcs=false: the version is stamped below, and a checkout owned by another
+# user (containers) would fail otherwise.
+LDFLAGS      := -s -w -X main.version=$(VERSION)
+BUILD_FLAGS  := -buildvcs=false -trimpath -ldflags "$(LDFLAGS)"
+
+# Tools are pinned here and not in go.mod, which lists only what ships. Each is
+# built once, into a directory that carries its version.
+GOLANGCI_VERSION      := v2.15.0
+GOVULNCHECK_VERSION   := v1.8.0
+GOTESTSUM_VERSION     := v1.13.0
+WORKFLOWCHECK_VERSION := v0.6.0
+
+GOLANGCI      := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
+GOTESTSUM     := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)/gotestsum
+WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)/workflowcheck
+
+# scripts/test writes one result file per run there; .ci/run adds them up.
+export GOTESTSUM RESULTS
+
+DEVSTACK_SOURCES := $(shell find cmd/devstack -name '*.go' ! -name '*_test.go') \
+	$(shell find cmd/devstack -name testdata -prune -o -type f \( -name '*.json' -o -name '*.yaml' -o -name '*.html' \) -print) \
+	cmd/devstack/go.mod cmd/devstack/go.sum
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# One recipe after the other, also under `make -j`: the compilers inside them use
+# every core already, and tests that share the machine become slow, not fast.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z][a-z0-9-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+##@ Run it
+.PHONY: demo dev build build-devstack
+demo: build build-devstack ## run one job of each kind on a full local stack, print a table, exit
+	@scripts/need --optional redis-server
+	$(BIN)/devstack demo --executor $(BIN)/executor $(ARGS)
+
+dev: build build-devstack ## the same stack, staying up until Ctrl-C
+	@scripts/need --optional redis-server
+	$(BIN)/devstack dev --executor $(BIN)/executor $(ARGS)
+
+build: ## bin/executor, static and stripped
+	CGO_ENABLED=0 $(GO) build $(BUILD_FLAGS) -o $(BIN)/executor ./cmd/executor
+
+build-devstack: $(BIN)/devstack ## bin/devstack (the first build compiles a Temporal server: 3 to 5 minutes)
+
+$(BIN)/devstack: $(DEVSTACK_SOURCES)
+	cd cmd/devstack && CGO_ENABLED=0 $(GO) build $(BUILD_FLAGS) -o $@ .
+
+##@ Test it
+.PHONY: test test-unit test-e2e test-stores test-ollama fuzz executor-race
+test: test-unit test-e2e ## all tests of both modules, installing what they need
+
+test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
+	@scripts/need cc redis-server
+	scripts/test unit . -race ./...
+
+test-e2e: $(GOTESTSUM) executor-race ## the built binary against a real Temporal server and a real Redis
+	@scripts/need cc redis-server
+	EXECUTOR_BINARY=$(BIN)/executor-race scripts/test e2e cmd/devstack -timeout 20m ./...
+
+test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and MariaDB servers
+	@scripts/need cc postgres mariadb
+	EXECUTOR_TEST_DATABASES=postgres,mysql scripts/test stores . -race ./internal/store/...
+
+test-ollama: $(GOTESTSUM) executor-race ## all roles against a real Ollama server with a tiny model
+	@scripts/need cc redis-server ollama-build
+	EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
+
+fuzz: ## every fuzz target for FUZZTIME (default 5s)
+	FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+executor-race:
+	@scripts/need cc
+	CGO_ENABLED=1 $(GO) build -buildvcs=false -race -ldflags "-X main.version=$(VERSION)" -o $(BIN)/executor-race ./cmd/executor
+
+##@ Check it
+.PHONY: lint fmt tidy tidy-check vuln check-binary
+lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden strings
+	scripts/forbidden
+	$(GOLANGCI) run ./...
+	$(WORKFLOWCHECK) ./workflows/...
+	cd cmd/devstack && $(GO) vet ./... && $(GO) vet -tags ollama ./...
+
+fmt: $(GOLANGCI) ## format the code of both modules
+	$(GOLANGCI) fmt
+	cd cmd/devstack && $(GOLANGCI) fmt
+
+tidy: ## go mod tidy in both modules
+	$(GO) mod tidy
+	cd cmd/devstack && $(GO) mod tidy
+
+tidy-check: ## fail where go.mod or go.sum is not tidy
+	$(GO) mod tidy -diff
+	cd cmd/devstack && $(GO) mod tidy -diff
+
+vuln: $(GOVULNCHECK) ## known vulnerabilities the executor's code reaches
+	scripts/vuln $(GOVULNCHECK)
+
+check-binary: build ## what bin/executor links, and its size
+	scripts/check-binary $(BIN)/executor
+
+##@ Clean up
+.PHONY: clean
+clean: ## remove what was built (tools stay; `rm -rf bin` removes them too)
+	rm -rf $(CURDIR)/build $(BIN)/executor $(BIN)/executor-race $(BIN)/devstack
+
+$(GOLANGCI):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+$(GOVULNCHECK):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+
+$(GOTESTSUM):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install gotest.tools/gotestsum@$(GOTESTSUM_VERSION)
+
+$(WORKFLOWCHECK):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK_VERSION)
