@@ -25,14 +25,17 @@ GOLANGCI_VERSION      := v2.15.0
 GOVULNCHECK_VERSION   := v1.8.0
 GOTESTSUM_VERSION     := v1.13.0
 WORKFLOWCHECK_VERSION := v0.6.0
+# The newest version whose module still holds every header its build needs.
+OLLAMA_VERSION        := v0.6.5
 
 GOLANGCI      := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
 GOTESTSUM     := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)/gotestsum
 WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)/workflowcheck
+OLLAMA        := $(TOOLS)/ollama-$(OLLAMA_VERSION)/ollama
 
 # scripts/test writes one result file per run there; .ci/run adds them up.
-export GOTESTSUM RESULTS
+export GOTESTSUM RESULTS OLLAMA
 
 DEVSTACK_SOURCES := $(shell find cmd/devstack -name '*.go' ! -name '*_test.go') \
 	$(shell find cmd/devstack -name testdata -prune -o -type f \( -name '*.json' -o -name '*.yaml' -o -name '*.html' \) -print) \
@@ -84,8 +87,8 @@ test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and Maria
 	@scripts/need cc postgres mariadb
 	EXECUTOR_TEST_DATABASES=postgres,mysql scripts/test stores . -race ./internal/store/...
 
-test-ollama: $(GOTESTSUM) executor-race ## all roles against a real Ollama server with a tiny model
-	@scripts/need cc redis-server ollama-build
+test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ollama server with a tiny model
+	@scripts/need cc redis-server
 	EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
 
 fuzz: ## every fuzz target for FUZZTIME (default 5s)
@@ -137,3 +140,8 @@ $(GOTESTSUM):
 
 $(WORKFLOWCHECK):
 	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK_VERSION)
+
+# Built from its own module like the other tools; takes about two minutes.
+$(OLLAMA):
+	@scripts/need ollama-build
+	CGO_ENABLED=1 CGO_CPPFLAGS=-I/usr/include/stb GOBIN=$(@D) $(GO) install github.com/ollama/ollama@$(OLLAMA_VERSION)
