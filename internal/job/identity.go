@@ -79,11 +79,16 @@ func EntryTime(entryID string) time.Time {
 const maxEntryMillis = 253402300799999
 
 func splitEntryID(id string) (ms, seq uint64) {
-	m, s, _ := strings.Cut(id, "-")
+	m, s, hasSeq := strings.Cut(id, "-")
 	ms, err := strconv.ParseUint(m, 10, 64)
 	if err != nil {
 		return 0, 0
 	}
-	seq, _ = strconv.ParseUint(s, 10, 64)
+	if !hasSeq {
+		return ms, 0
+	}
+	if seq, err = strconv.ParseUint(s, 10, 64); err != nil {
+		return 0, 0
+	}
 	return ms, seq
 }
