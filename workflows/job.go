@@ -59,7 +59,9 @@ func newRun(ctx workflow.Context, in Input) *run {
 	info := workflow.GetInfo(ctx)
 	r := &run{Input: in, id: info.WorkflowExecution, started: workflow.Now(ctx)}
 	_, ours := info.Memo.GetFields()[MemoEntryID]
-	if ours && info.WorkflowExecution.RunID == info.FirstRunID {
+	// A reset copies the memo and the first run's id, and makes a run id of its own.
+	first := info.FirstRunID == "" || info.FirstRunID == info.WorkflowExecution.RunID
+	if ours && first {
 		r.effect = job.EntryEffect(in.Origin.Stream, in.Origin.EntryID)
 	} else {
 		r.effect = job.RunEffect(info.WorkflowExecution.RunID)
