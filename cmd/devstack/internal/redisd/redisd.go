@@ -1,0 +1,113 @@
+// Package redisd gives the stack its Redis: a real redis-server process where
+// one is installed, else a substitute in this process. It exists so that the
+// demo runs on a machine without Redis too, while saying that it did.
+package redisd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+)
+
+// Config says where Redis listens and keeps its data.
+type Config struct {
+	Port    int    // on 127.0.0.1
+	Dir     string // data directory; empty: nothing is kept
+	LogFile string
+}
+
+// Server is a running Redis.
+type Server struct {
+	address string
+	process *proc.Process // nil for the substitute
+	mini    *miniredis.Miniredis
+}
+
+// Start runs redis-server from PATH, or miniredis where there is none.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	path, err := exec.LookPath("redis-server")
+	if errors.Is(err, exec.ErrNotFound) {
+		return startMini(cfg)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	return startReal(ctx, path, cfg)
+}
+
+func startReal(ctx context.Context, path string, cfg Config) (*Server, error) {
+	args := []string{
+		"--bind", "127.0.0.1", "--port", strconv.Itoa(cfg.Port),
+		"--daemonize", "no", "--save", "",
+		// Losing stream entries to eviction would lose jobs.
+		"--maxmemory-policy", "noeviction",
+	}
+	if cfg.Dir == "" {
+		args = append(args, "--appendonly", "no")
+	} else {
+		if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+			return nil, fmt.Errorf("redis: %w", err)
+		}
+		dir, err := filepath.Abs(cfg.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("redis: %w", err)
+		}
+		args = append(args, "--dir", dir, "--appendonly", "yes", "--aof-load-truncated", "yes")
+	}
+	process, err := proc.Start(proc.Spec{
+		Name: "redis-server", Path: path, Args: args, Env: os.Environ(), LogFile: cfg.LogFile,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{address: proc.Loopback(cfg.Port), process: process}
+	if err := process.WaitReady(ctx, s.ping); err != nil {
+		process.Kill()
+		return nil, err
+	}
+	return s, nil
+}
+
+func startMini(cfg Config) (*Server, error) {
+	mini := miniredis.NewMiniRedis()
+	if err := mini.StartAddr(proc.Loopback(cfg.Port)); err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	return &Server{address: mini.Addr(), mini: mini}, nil
+}
+
+// ping succeeds when Redis serves commands: it accepts connections, but refuses
+// commands, while it loads its data.
+func (s *Server) ping(ctx context.Context) error {
+	c := redis.NewClient(&redis.Options{Addr: s.address, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true})
+	defer func() { _ = c.Close() }()
+	return c.Ping(ctx).Err()
+}
+
+// Address is the host:port.
+func (s *Server) Address() string { return s.address }
+
+// Substitute reports whether this is miniredis, which keeps nothing.
+func (s *Server) Substitute() bool { return s.mini != nil }
+
+// Process is the redis-server process, nil for the substitute.
+func (s *Server) Process() *proc.Process { return s.process }
+
+// Stop ends Redis, which first writes out what it has to keep.
+func (s *Server) Stop(ctx context.Context) error {
+	if s.mini != nil {
+		s.mini.Close()
+		return nil
+	}
+	return s.process.Stop(ctx, 10*time.Second)
+}

@@ -1,0 +1,311 @@
+// Package temporald runs the real Temporal server inside this process, with
+// its state in one SQLite file. It exists so that a developer and the
+// end-to-end tests have the genuine server without Docker or a download, and it
+// is the reason why the stack is a module of its own: the server alone brings
+// some two hundred modules.
+package temporald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/server/common/authorization"
+	"go.temporal.io/server/common/cluster"
+	"go.temporal.io/server/common/config"
+	"go.temporal.io/server/common/dynamicconfig"
+	"go.temporal.io/server/common/log"
+	"go.temporal.io/server/common/membership/static"
+	sqliteplugin "go.temporal.io/server/common/persistence/sql/sqlplugin/sqlite"
+	"go.temporal.io/server/common/primitives"
+	sqliteschema "go.temporal.io/server/schema/sqlite"
+	"go.temporal.io/server/temporal"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+)
+
+// Defaults of Config.
+const (
+	DefaultNamespace = "default"
+	DefaultRetention = 7 * 24 * time.Hour
+)
+
+const (
+	host = "127.0.0.1"
+	// clusterName and storeName are written into the database; the names mean
+	// nothing but must not change between two starts.
+	clusterName = "active"
+	storeName   = "sqlite"
+)
+
+// Config says where the server listens and keeps its state.
+type Config struct {
+	// Port of the gRPC frontend on 127.0.0.1. It must be free: the server ends
+	// the whole process on a busy one, so Start looks first.
+	Port int
+	// Database is the path of the SQLite file, created with its schema if
+	// absent. Empty keeps everything in memory.
+	Database string
+	// LogFile receives the server's warnings and errors. It is noisy while
+	// starting and stopping, hence not the terminal.
+	LogFile string
+	// Namespace is created if absent. Default: DefaultNamespace.
+	Namespace string
+	// Retention of closed workflows in that namespace, at least a day; used
+	// only when the namespace is created. Default: DefaultRetention.
+	Retention time.Duration
+}
+
+// SearchAttributes are those the executor sets on every job. The executor
+// registers them as well; having them from the first moment spares a new
+// namespace the delay until they are known everywhere.
+func SearchAttributes() map[string]enumspb.IndexedValueType {
+	return map[string]enumspb.IndexedValueType{
+		"JobRole":          enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		"JobUser":          enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		"JobProject":       enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		"JobNodptWorkflow": enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		"JobModel":         enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+	}
+}
+
+// Server is a running Temporal server.
+type Server struct {
+	server    temporal.Server
+	address   string
+	namespace string
+}
+
+// Start runs a server and returns when it serves the namespace. The ports of
+// its inner services are taken from ports.
+func Start(ctx context.Context, cfg Config, ports *proc.Ports) (*Server, error) {
+	if cfg.Namespace == "" {
+		cfg.Namespace = DefaultNamespace
+	}
+	if cfg.Retention == 0 {
+		cfg.Retention = DefaultRetention
+	}
+	if !proc.IsFree(ctx, cfg.Port) {
+		return nil, fmt.Errorf("temporal server: port %d is busy", cfg.Port)
+	}
+	db, err := openDatabase(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("temporal server: %w", err)
+	}
+	conf, hosts, err := serverConfig(ctx, cfg.Port, db, ports)
+	if err != nil {
+		return nil, fmt.Errorf("temporal server: %w", err)
+	}
+	server, err := temporal.NewServer(
+		temporal.WithConfig(conf),
+		temporal.ForServices(temporal.DefaultServices),
+		temporal.WithStaticHosts(hosts),
+		temporal.WithLogger(logger(cfg.LogFile)),
+		temporal.WithAuthorizer(authorization.NewNoopAuthorizer()),
+		temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper {
+			return authorization.NewNoopClaimMapper()
+		}),
+		temporal.WithDynamicConfigClient(tuning()),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("temporal server: %w", err)
+	}
+	if err := server.Start(); err != nil {
+		return nil, fmt.Errorf("temporal server: %w", err)
+	}
+	s := &Server{server: server, address: proc.Loopback(cfg.Port), namespace: cfg.Namespace}
+	if err := s.waitServing(ctx); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+// Address is the host:port of the gRPC frontend.
+func (s *Server) Address() string { return s.address }
+
+// Stop drains and ends the server, which takes it a few seconds. The database
+// is as safe without.
+func (s *Server) Stop() error {
+	if err := s.server.Stop(); err != nil {
+		return fmt.Errorf("temporal server: %w", err)
+	}
+	return nil
+}
+
+// waitServing returns when the frontend answers for the namespace.
+func (s *Server) waitServing(ctx context.Context) error {
+	c, err := client.NewLazyClient(client.Options{HostPort: s.address, Logger: quiet{}})
+	if err != nil {
+		return fmt.Errorf("temporal server: %w", err)
+	}
+	defer c.Close()
+	err = proc.Wait(ctx, func(ctx context.Context) error {
+		_, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.namespace})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("temporal server does not serve namespace %s: %w", s.namespace, err)
+	}
+	return nil
+}
+
+// openDatabase makes sure that the database has its schema and the namespace.
+func openDatabase(cfg Config) (*config.SQL, error) {
+	db := &config.SQL{PluginName: sqliteplugin.PluginName}
+	if cfg.Database == "" {
+		// The plugin sets up the schema of a database in memory by itself.
+		db.DatabaseName = "memory" + strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // G404: a name, no secret
+		db.ConnectAttributes = map[string]string{"mode": "memory", "cache": "shared"}
+	} else {
+		path, err := filepath.Abs(cfg.Database)
+		if err != nil {
+			return nil, err
+		}
+		if err := createDatabase(path); err != nil {
+			return nil, err
+		}
+		db.DatabaseName = uriPath(path)
+		// Attributes that are no URI parameters of SQLite are taken as pragmas.
+		// synchronous 1 is "normal": with a write-ahead log a crash of the process
+		// loses nothing, and a crash of the machine at most the last transactions.
+		db.ConnectAttributes = map[string]string{"mode": "rwc", "journal_mode": "wal", "synchronous": "1"}
+	}
+	namespace, err := sqliteschema.NewNamespaceConfig(clusterName, cfg.Namespace, false, SearchAttributes())
+	if err != nil {
+		return nil, fmt.Errorf("namespace %s: %w", cfg.Namespace, err)
+	}
+	namespace.Detail.Config.Retention = durationpb.New(cfg.Retention)
+	// An existing namespace is left as it is.
+	if err := sqliteschema.CreateNamespaces(db, namespace); err != nil {
+		return nil, fmt.Errorf("namespace %s: %w", cfg.Namespace, err)
+	}
+	return db, nil
+}
+
+// createDatabase writes a database with an empty schema, unless the file is
+// there. It does so beside the file and renames it when complete, because a
+// crash half-way would leave a file that looks set up and is not.
+func createDatabase(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	// A fresh name each time: the plugin never closes a file it has opened.
+	dir, err := os.MkdirTemp(filepath.Dir(path), "schema-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	fresh := filepath.Join(dir, "temporal.db")
+	err = sqliteschema.SetupSchema(&config.SQL{
+		PluginName:   sqliteplugin.PluginName,
+		DatabaseName: uriPath(fresh),
+		// Nothing to protect yet, so do not wait for the disk at each statement.
+		ConnectAttributes: map[string]string{"mode": "rwc", "synchronous": "0"},
+	})
+	if err != nil {
+		return fmt.Errorf("schema: %w", err)
+	}
+	return os.Rename(fresh, path)
+}
+
+// uriPath escapes a path for the file: URI that the plugin builds of it.
+func uriPath(path string) string { return (&url.URL{Path: path}).EscapedPath() }
+
+func serverConfig(ctx context.Context, frontend int, db *config.SQL, ports *proc.Ports) (*config.Config, map[primitives.ServiceName]static.Hosts, error) {
+	services := map[string]config.Service{}
+	hosts := map[primitives.ServiceName]static.Hosts{}
+	for _, name := range []primitives.ServiceName{
+		primitives.FrontendService, primitives.HistoryService, primitives.MatchingService, primitives.WorkerService,
+	} {
+		port := frontend
+		if name != primitives.FrontendService {
+			var err error
+			if port, err = ports.Free(ctx); err != nil {
+				return nil, nil, err
+			}
+		}
+		services[string(name)] = config.Service{RPC: config.RPC{GRPCPort: port, BindOnIP: host}}
+		hosts[name] = static.SingleLocalHost(proc.Loopback(port))
+	}
+	disabled := "disabled"
+	conf := &config.Config{
+		Global: config.Global{
+			Membership: config.Membership{MaxJoinDuration: 30 * time.Second, BroadcastAddress: host},
+		},
+		Persistence: config.Persistence{
+			DefaultStore:     storeName,
+			VisibilityStore:  storeName,
+			NumHistoryShards: 1,
+			DataStores:       map[string]config.DataStore{storeName: {SQL: db}},
+		},
+		ClusterMetadata: &cluster.Config{
+			FailoverVersionIncrement: 10,
+			MasterClusterName:        clusterName,
+			CurrentClusterName:       clusterName,
+			ClusterInformation: map[string]cluster.ClusterInformation{
+				clusterName: {Enabled: true, InitialFailoverVersion: 1, RPCAddress: proc.Loopback(frontend)},
+			},
+		},
+		DCRedirectionPolicy: config.DCRedirectionPolicy{Policy: "noop"},
+		Services:            services,
+		PublicClient:        config.PublicClient{HostPort: proc.Loopback(frontend)},
+	}
+	conf.Archival.History.State = disabled
+	conf.Archival.Visibility.State = disabled
+	conf.NamespaceDefaults.Archival.History.State = disabled
+	conf.NamespaceDefaults.Archival.Visibility.State = disabled
+	return conf, hosts, nil
+}
+
+// tuning is the dynamic configuration: defaults are made for clusters with
+// thousands of shards, and slow a single one down.
+func tuning() dynamicconfig.StaticClient {
+	return dynamicconfig.StaticClient{
+		// 20 polls a second and shard by default: each step of a workflow would
+		// wait up to 50 ms.
+		dynamicconfig.TransferProcessorMaxPollRPS.Key(): 200,
+		dynamicconfig.TimerProcessorMaxPollRPS.Key():    200,
+		// Four partitions spread few tasks thinly, so that pollers miss them.
+		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,
+		dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,
+		// Without it fairness keys have no effect.
+		dynamicconfig.MatchingEnableFairness.Key(): true,
+		// One bulk operation at a time by default; the UI starts one per click.
+		dynamicconfig.FrontendMaxConcurrentBatchOperationPerNamespace.Key(): 5,
+		// Ten list or count calls a second by default, which the UI and the
+		// bridge's reconciler share.
+		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 100,
+	}
+}
+
+func logger(file string) log.Logger {
+	if file == "" {
+		return log.NewNoopLogger()
+	}
+	return log.NewZapLogger(log.BuildZapLogger(log.Config{Level: "warn", OutputFile: file}))
+}
+
+// quiet drops what the SDK's client logs while the server is not up yet.
+type quiet struct{}
+
+var _ sdklog.Logger = quiet{}
+
+func (quiet) Debug(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}
+func (quiet) Error(string, ...any) {}
