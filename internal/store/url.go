@@ -1,0 +1,92 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"net/url"
+	"strings"
+)
+
+// connect opens the pools for cfg.URL, without using them yet. The returned
+// database is the one to migrate through.
+func connect(ctx context.Context, cfg Config) (*Store, *sql.DB, error) {
+	scheme, rest, found := strings.Cut(cfg.URL, "://")
+	if !found {
+		return nil, nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
+	}
+	if scheme == sqliteName {
+		return openSQLite(ctx, rest)
+	}
+	var (
+		dialect dialect
+		db      *sql.DB
+		err     error
+	)
+	switch scheme {
+	case postgresName, "postgresql":
+		dialect, db, err = openPostgres(cfg.URL)
+	case mysqlName, "mariadb":
+		dialect, db, err = openMySQL(cfg.URL)
+	default:
+		return nil, nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Store{
+		dialect:  dialect,
+		describe: Redact(cfg.URL),
+		reads:    db,
+		commit:   inTransaction(db),
+		stop:     db.Close,
+	}, db, nil
+}
+
+// Redact returns a database URL with everything that may be a secret replaced
+// by ***, also where the URL is malformed.
+func Redact(raw string) string {
+	scheme, rest, found := strings.Cut(raw, "://")
+	if !found {
+		return "***"
+	}
+	if scheme == sqliteName {
+		return raw // a path
+	}
+	u, err := url.Parse(raw)
+	if err != nil || strings.Contains(u.Path+u.RawQuery+u.Fragment, "@") {
+		// An unescaped / ? or # in a password shifts it into another part.
+		return scheme + "://***"
+	}
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		user, _, secret := strings.Cut(authority[:i], ":")
+		if secret {
+			user += ":***"
+		}
+		authority = user + authority[i:]
+	}
+	path, query, found := strings.Cut(tail, "?")
+	if !found {
+		return scheme + "://" + authority + path
+	}
+	pairs := strings.Split(query, "&")
+	for i, pair := range pairs {
+		if name, _, hasValue := strings.Cut(pair, "="); hasValue && secretParam(name) {
+			pairs[i] = name + "=***"
+		}
+	}
+	return scheme + "://" + authority + path + "?" + strings.Join(pairs, "&")
+}
+
+func secretParam(name string) bool {
+	name = strings.ToLower(name)
+	for _, part := range []string{"pass", "secret", "token", "%"} {
+		if strings.Contains(name, part) {
+			return true
+		}
+	}
+	return false
+}
