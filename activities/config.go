@@ -18,5 +18,8 @@ type Config struct {
 	ChatModels   []string         // models a chat entry may name (CHAT_MODELS); "*" is any
 	MaxTokens    map[job.Role]int // MAX_TOKENS_<ROLE>
 	LLMTimeout   time.Duration    // one call (LLM_TIMEOUT)
-	RetryFor     time.Duration    // from a job's first failure until it fails for good (RETRY_FOR)
+	// DrainTimeout is how long a call may go on after a stop was asked for
+	// (DRAIN_TIMEOUT).
+	DrainTimeout time.Duration
+	RetryFor     time.Duration // from a job's first failure until it fails for good (RETRY_FOR)
 }

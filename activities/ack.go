@@ -1,0 +1,28 @@
+package activities
+
+import (
+	"context"
+
+	"github.com/nodpt/executor/internal/job"
+)
+
+// Acknowledger removes entries from a group's pending entries.
+type Acknowledger interface {
+	Ack(ctx context.Context, stream string, ids ...string) (int64, error)
+}
+
+// Acknowledge is the last final activity.
+type Acknowledge struct{ entries Acknowledger }
+
+// NewAcknowledge returns the activity.
+func NewAcknowledge(entries Acknowledger) *Acknowledge { return &Acknowledge{entries: entries} }
+
+// Run acknowledges the entry the job came in. That nothing was pending is no
+// error: it was acknowledged before, or the group was lost.
+func (a *Acknowledge) Run(ctx context.Context, origin job.Origin) error {
+	if origin.Stream == "" || origin.EntryID == "" {
+		return nil // started by hand, without an entry
+	}
+	_, err := a.entries.Ack(ctx, origin.Stream, origin.EntryID)
+	return unavailable(CodeStream, err)
+}

@@ -1,0 +1,148 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/nodpt/executor/workflows"
+)
+
+// progress is what an attempt leaves to the next in the heartbeat details. It is
+// written only when an attempt fails: a successful one needs no memory, and every
+// write is a call to the server.
+type progress struct {
+	FirstFailure time.Time `json:"first_failure_at,omitzero"`
+	// Classified counts the attempts that ended with a report. Those that did not
+	// died with their worker.
+	Classified int `json:"classified"`
+	// Malformed counts unusable answers and panics.
+	Malformed int `json:"malformed,omitempty"`
+	// Returned counts classified attempts that gave the task back without having
+	// worked on it: at a shutdown, or while the endpoint asks for patience.
+	Returned int `json:"returned,omitempty"`
+}
+
+func readProgress(ctx context.Context) progress {
+	var p progress
+	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &p) != nil {
+		return progress{} // details of another version: count anew
+	}
+	return p
+}
+
+// deaths is the number of earlier attempts whose worker died.
+func (a *attempt) deaths() int { return int(a.info.Attempt) - 1 - a.progress.Classified }
+
+// counted is the number of attempts that worked on the job, this one included.
+func (a *attempt) counted() int { return int(a.info.Attempt) - a.progress.Returned }
+
+// beats tells the server every HeartbeatEvery that the attempt is alive, and
+// carries the progress, because a beat without details erases them.
+type beats struct {
+	ctx  context.Context //nolint:containedctx // the heartbeat API takes the activity's context
+	mu   sync.Mutex
+	last progress
+	done chan struct{}
+	once sync.Once
+	gone sync.WaitGroup
+}
+
+func startBeats(ctx context.Context, p progress) *beats {
+	// After a beat that could not be delivered the SDK cancels the activity's
+	// context, but the call goes on (see callContext), and so must the beats.
+	b := &beats{ctx: context.WithoutCancel(ctx), last: p, done: make(chan struct{})}
+	b.gone.Go(func() {
+		ticker := time.NewTicker(workflows.HeartbeatEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				b.send()
+			case <-b.done:
+				return
+			}
+		}
+	})
+	return b
+}
+
+func (b *beats) send() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.last == (progress{}) {
+		activity.RecordHeartbeat(b.ctx)
+		return
+	}
+	activity.RecordHeartbeat(b.ctx, b.last)
+}
+
+// leave records the progress for the next attempt.
+func (b *beats) leave(p progress) {
+	b.mu.Lock()
+	b.last = p
+	b.mu.Unlock()
+	b.send()
+}
+
+func (b *beats) stop() {
+	b.once.Do(func() { close(b.done) })
+	b.gone.Wait()
+}
+
+// callContext is the context of the LLM call. It ends when a user cancels, when
+// the worker's drain time is over, and when the server has given the task to
+// someone else, with a cause that says which. It does not end when heartbeats
+// cannot be delivered for a while: the call is paid for, and its answer is kept
+// whatever the server thinks of the attempt by then.
+func (a *attempt) callContext() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(a.ctx))
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.ctx.Done():
+		}
+		if why := whyEnded(context.Cause(a.ctx)); why != nil {
+			cancel(why)
+			return
+		}
+		// The activity's context cannot tell us of a shutdown any more.
+		select {
+		case <-ctx.Done():
+			return
+		case <-activity.GetWorkerStopChannel(a.ctx):
+		}
+		drain := time.NewTimer(a.cfg.DrainTimeout)
+		defer drain.Stop()
+		select {
+		case <-ctx.Done():
+		case <-drain.C:
+			cancel(errShutdown)
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// whyEnded says what the end of an activity's context means, or nil where it
+// means only that the server could not be reached.
+func whyEnded(cause error) error {
+	var notFound *serviceerror.NotFound
+	switch {
+	case temporal.IsCanceledError(cause):
+		return errUserCanceled
+	case errors.Is(cause, worker.ErrWorkerShutdown):
+		return errShutdown
+	case errors.As(cause, &notFound), errors.Is(cause, activity.ErrActivityPaused), errors.Is(cause, activity.ErrActivityReset),
+		errors.Is(cause, context.DeadlineExceeded):
+		return errTaskLost
+	default:
+		return nil
+	}
+}

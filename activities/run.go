@@ -1,0 +1,224 @@
+// Package activities holds what JobWorkflow calls by name: the role activity,
+// which asks the LLM, and the final activities, which write down, publish and
+// acknowledge what came of it. It exists so that everything with a side effect
+// stands outside the workflow, behind the one- and two-method interfaces declared
+// here, and so that one file (errors.go) decides what is tried again.
+package activities
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/llm"
+	"github.com/nodpt/executor/workflows"
+)
+
+// Completer asks the LLM. Its errors are *llm.Error.
+type Completer interface {
+	Complete(ctx context.Context, req llm.Request) (llm.Answer, error)
+}
+
+// Gate holds the limit over all roles and processes. Acquire waits for a permit
+// until ctx ends; the returned function gives it back.
+type Gate interface {
+	Acquire(ctx context.Context, holder string) (release func(), err error)
+}
+
+// RunMetrics is what a role activity reports. Model names are bounded by the
+// receiver: a chat entry may name any.
+type RunMetrics interface {
+	Running(role job.Role, delta int)
+	TotalWaiting(role job.Role, delta int)
+	LLMCall(role job.Role, model string, d time.Duration, promptTokens, completionTokens int64, errKind string)
+	ActivityError(role job.Role, kind string)
+}
+
+// Runner is the activity of one role. It is built once per worker process and
+// safe for concurrent use.
+type Runner struct {
+	role    job.Role
+	cfg     Config
+	llm     Completer
+	gate    Gate // nil: no limit over all roles
+	answers *Answers
+	cool    *CoolDown
+	metrics RunMetrics
+}
+
+// NewRunner returns the activity of a role. gate may be nil; answers and cool
+// are shared by the runners of a process.
+func NewRunner(role job.Role, cfg Config, c Completer, gate Gate, answers *Answers, cool *CoolDown, m RunMetrics) *Runner {
+	return &Runner{role: role, cfg: cfg, llm: c, gate: gate, answers: answers, cool: cool, metrics: m}
+}
+
+// Run is one attempt at a job. Its error, if any, is an application error whose
+// type is a stable code, or the cancellation a user asked for.
+func (r *Runner) Run(ctx context.Context, call workflows.Call) (answer workflows.Answer, err error) {
+	a := r.begin(ctx, call)
+	defer a.beats.stop()
+	defer func() {
+		if p := recover(); p != nil {
+			err = a.end(errPanic)
+		}
+	}()
+	if err := a.afterDeaths(); err != nil {
+		return workflows.Answer{}, err
+	}
+	answer, err = a.work()
+	if err != nil {
+		return workflows.Answer{}, a.end(err)
+	}
+	answer.Attempts = a.counted()
+	return answer, nil
+}
+
+// attempt is the state of one attempt at a job.
+type attempt struct {
+	*Runner
+	workflows.Call
+	ctx       context.Context //nolint:containedctx // lives exactly as long as the attempt
+	info      activity.Info
+	progress  progress // from the attempts before this one
+	beats     *beats
+	model     string
+	maxTokens int
+}
+
+func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
+	a := &attempt{Runner: r, Call: call, ctx: ctx, info: activity.GetInfo(ctx)}
+	a.progress = readProgress(ctx)
+	a.beats = startBeats(ctx, a.progress)
+	a.model = call.Model
+	if a.model == "" {
+		a.model = r.cfg.ModelFor(call.Job)
+	}
+	a.maxTokens = call.MaxTokens
+	if a.maxTokens == 0 {
+		a.maxTokens = r.cfg.MaxTokens[r.role]
+	}
+	return a
+}
+
+// work returns the answer, from an earlier attempt if there is one.
+func (a *attempt) work() (workflows.Answer, error) {
+	if a.info.Attempt > 1 || a.Redelivered {
+		if kept, ok := a.answers.Load(a.ctx, a.Effect); ok {
+			return kept, nil
+		}
+	}
+	ctx, stop := a.callContext()
+	defer stop()
+
+	release, err := a.permit(ctx)
+	if err != nil {
+		return workflows.Answer{}, err
+	}
+	defer release()
+
+	leave, err := a.cool.Enter(ctx)
+	if err != nil {
+		return workflows.Answer{}, err
+	}
+	got, err := a.ask(ctx)
+	leave(err)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return workflows.Answer{}, cause
+		}
+		return workflows.Answer{}, err
+	}
+	answer := workflows.Answer{
+		Text:             got.Text,
+		Model:            a.model,
+		PromptTokens:     got.PromptTokens,
+		CompletionTokens: got.CompletionTokens,
+		Truncated:        got.Truncated,
+	}
+	// The call is paid for: whatever happens to this attempt's report, the answer
+	// is found again. The attempt's own context may have ended just now.
+	a.answers.Save(context.WithoutCancel(a.ctx), a.Effect, answer)
+	return answer, nil
+}
+
+// permit waits for a place under MAX_TOTAL. A stop asked for while waiting gives
+// the task back at once, so that another worker can take it.
+func (a *attempt) permit(ctx context.Context) (func(), error) {
+	if a.gate == nil {
+		return func() {}, nil
+	}
+	a.metrics.TotalWaiting(a.role, 1)
+	defer a.metrics.TotalWaiting(a.role, -1)
+	waiting, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-activity.GetWorkerStopChannel(a.ctx):
+			stop(errShutdown)
+		case <-waiting.Done():
+		}
+	}()
+	holder := fmt.Sprintf("%s/%s/%d", a.info.WorkflowExecution.RunID, a.info.ActivityID, a.info.Attempt)
+	release, err := a.gate.Acquire(waiting, holder)
+	if err != nil {
+		if cause := context.Cause(waiting); cause != nil {
+			return nil, cause
+		}
+		return nil, err
+	}
+	return release, nil
+}
+
+func (a *attempt) ask(ctx context.Context) (llm.Answer, error) {
+	a.metrics.Running(a.role, 1)
+	defer a.metrics.Running(a.role, -1)
+	begin := time.Now()
+	got, err := a.llm.Complete(ctx, llm.Request{Model: a.model, Prompt: Prompt(a.Job), MaxTokens: a.maxTokens})
+	a.metrics.LLMCall(a.role, a.model, time.Since(begin), got.PromptTokens, got.CompletionTokens, kindOf(err))
+	return got, err
+}
+
+// Prompt is the text sent to the LLM for a job (DESIGN.md section 2.1): the task,
+// for the inspector the JSON object {"code": payload, "task": task} with both as
+// they came, without HTML escaping.
+func Prompt(j job.Job) string {
+	if j.Role != job.Inspector {
+		return j.Task
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	// Two strings always encode.
+	_ = enc.Encode(struct {
+		Code string `json:"code"`
+		Task string `json:"task"`
+	}{j.Payload, j.Task})
+	return string(bytes.TrimSuffix(b.Bytes(), []byte("\n")))
+}
+
+// ModelFor is the model a job is sent to. For chat: the model the entry names, if
+// it may; else that of the node level's role; else MODEL_CHAT; else DEFAULT_MODEL;
+// else the agent's.
+func (c Config) ModelFor(j job.Job) string {
+	if j.Role != job.Chat {
+		return c.Models[j.Role]
+	}
+	if j.Model != "" && (slices.Contains(c.ChatModels, "*") || slices.Contains(c.ChatModels, j.Model)) {
+		return j.Model
+	}
+	if level, err := job.ParseRole(j.NodeLevel); err == nil && level != job.Chat {
+		return c.Models[level]
+	}
+	for _, m := range []string{c.Models[job.Chat], c.DefaultModel} {
+		if m != "" {
+			return m
+		}
+	}
+	return c.Models[job.Agent]
+}

@@ -1,0 +1,125 @@
+// Package worker serves the task queues. It exists to turn the settings of one
+// process into Temporal workers: one per queue, each with the slots that are the
+// role's concurrency limit, started and stopped together in an order that loses
+// no work.
+package worker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	sdk "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/workflows"
+)
+
+// QueueNameWorkflows is the name of the queue of workflow tasks and final
+// activities in settings; the other queues are named after their roles.
+const QueueNameWorkflows = "workflows"
+
+// Queues returns the names of all queues as settings and flags know them.
+func Queues() []string {
+	names := []string{QueueNameWorkflows}
+	for _, role := range job.Roles() {
+		names = append(names, string(role))
+	}
+	return names
+}
+
+// Component is one task queue with everything that runs on it. It registers
+// itself; the pool only starts and stops it.
+type Component struct {
+	// Name is the queue's name in settings, one of Queues().
+	Name string
+	// TaskQueue is the Temporal task queue.
+	TaskQueue string
+	// Options are complete but for what the pool sets for all.
+	Options sdk.Options
+	// Register adds workflows and activities.
+	Register func(sdk.Registry)
+}
+
+// RoleActivity is the activity of a role.
+type RoleActivity func(ctx context.Context, call workflows.Call) (workflows.Answer, error)
+
+// Final holds the final activities by the names the workflow calls them by.
+type Final map[string]any
+
+// stopWorkflows is how long the workflows worker may take to finish what the
+// drained role workers have just reported.
+const stopWorkflows = 5 * time.Second
+
+// RoleComponent serves one role's queue: nothing but its activity runs there.
+func RoleComponent(cfg Config, role job.Role, run RoleActivity) Component {
+	return Component{
+		Name:      string(role),
+		TaskQueue: workflows.RoleQueue(role),
+		Options: sdk.Options{
+			MaxConcurrentActivityExecutionSize: cfg.slots(role),
+			MaxConcurrentActivityTaskPollers:   rolePollers,
+			DisableWorkflowWorker:              true,
+			DisableEagerActivities:             true,
+			WorkerStopTimeout:                  cfg.DrainTimeout,
+			// Beats are sent as often as the activity makes them: a cancellation
+			// arrives with them.
+			MaxHeartbeatThrottleInterval: workflows.HeartbeatEvery,
+		},
+		Register: func(r sdk.Registry) {
+			r.RegisterActivityWithOptions(
+				func(ctx context.Context, call workflows.Call) (workflows.Answer, error) { return run(ctx, call) },
+				activity.RegisterOptions{Name: workflows.RoleActivity(role)},
+			)
+		},
+	}
+}
+
+// WorkflowsComponent serves the workflows queue: workflow tasks, and the final
+// activities in both their forms.
+func WorkflowsComponent(final Final) Component {
+	return Component{
+		Name:      QueueNameWorkflows,
+		TaskQueue: workflows.QueueWorkflows,
+		Options: sdk.Options{
+			MaxConcurrentWorkflowTaskPollers:        workflowPollers,
+			MaxConcurrentWorkflowTaskExecutionSize:  workflowSlots,
+			MaxConcurrentLocalActivityExecutionSize: workflowSlots,
+			MaxConcurrentActivityExecutionSize:      finalSlots,
+			MaxConcurrentActivityTaskPollers:        finalPollers,
+			DisableEagerActivities:                  true,
+			WorkerStopTimeout:                       stopWorkflows,
+		},
+		Register: func(r sdk.Registry) {
+			r.RegisterWorkflowWithOptions(workflows.JobWorkflow, workflow.RegisterOptions{Name: workflows.WorkflowType})
+			for name, run := range final {
+				r.RegisterActivityWithOptions(run, activity.RegisterOptions{Name: name})
+			}
+		},
+	}
+}
+
+// selected returns the components of the configured queues, all if none are
+// named.
+func selected(cfg Config, components []Component) ([]Component, error) {
+	if len(cfg.Queues) == 0 {
+		return components, nil
+	}
+	var out []Component
+	for _, name := range cfg.Queues {
+		if !slices.Contains(Queues(), name) {
+			return nil, fmt.Errorf("unknown queue %.40q: --queues takes a comma-separated list of %v", name, Queues())
+		}
+		i := slices.IndexFunc(components, func(c Component) bool { return c.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("queue %q has no component in this process", name)
+		}
+		if !slices.ContainsFunc(out, func(c Component) bool { return c.Name == name }) {
+			out = append(out, components[i])
+		}
+	}
+	return out, nil
+}
