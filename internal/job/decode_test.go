@@ -221,8 +221,10 @@ func TestCatalogue(t *testing.T) {
 			{entry: agent("payload", " {} \n"), want: job.Job{Payload: " {} \n"}},
 		},
 		"B34": {{entry: agent("payload", `{"k":`), want: job.Job{Payload: `{"k":`}, notes: []string{job.NotePayloadNotJSON}}},
-		"B35": {{entry: agent("payload", strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)),
-			want: job.Job{Payload: strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)}}},
+		"B35": {{
+			entry: agent("payload", strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)),
+			want:  job.Job{Payload: strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)},
+		}},
 		"B36": {
 			{entry: agent("payload", "1e400"), want: job.Job{Payload: "1e400"}},
 			{entry: agent("payload", strings.Repeat("9", 10_000)), want: job.Job{Payload: strings.Repeat("9", 10_000)}},
@@ -240,8 +242,8 @@ func TestCatalogue(t *testing.T) {
 		},
 		"B38": {
 			// The catalogue's limit is the payload's, DESIGN.md's the encoded job's: it holds.
-			{entry: agent("payload", fill(job.MaxEncoded)), want: job.Job{Payload: fill(job.MaxEncoded)}},
-			{entry: agent("payload", fill(job.MaxEncoded)+"1"), reason: job.ReasonTooLarge, known: j1},
+			{entry: agent("payload", fullPayload()), want: job.Job{Payload: fullPayload()}},
+			{entry: agent("payload", fullPayload()+"1"), reason: job.ReasonTooLarge, known: j1},
 			{entry: agent("payload", strings.Repeat("1", 1<<20)), reason: job.ReasonTooLarge, known: j1},
 			{entry: agent("payload", strings.Repeat("1", 5<<20)), reason: job.ReasonTooLarge, known: j1},
 		},
@@ -357,10 +359,11 @@ func numbered(fields int) job.Entry {
 	return e
 }
 
-// fill is a payload of digits with which agent's job encodes to that many bytes.
-func fill(size int) string {
+// fullPayload is a payload of digits with which agent's job encodes to exactly
+// MaxEncoded bytes.
+func fullPayload() string {
 	empty := job.EncodedSize(job.Job{Role: job.Agent, ID: "j1", Task: "do it"})
-	return strings.Repeat("1", size-empty-len(`,"payload":""`))
+	return strings.Repeat("1", job.MaxEncoded-empty-len(`,"payload":""`))
 }
 
 func TestDecodeJSONField(t *testing.T) {
@@ -421,7 +424,7 @@ func TestDecodeJSONField(t *testing.T) {
 		{name: "brackets in text are not deep", entry: entry("data", `{"jobId":"j1","task":"do it","payload":"\"`+strings.Repeat(`[`, 1000)+`\""}`), want: job.Job{Payload: `"` + strings.Repeat(`[`, 1000) + `"`}, notes: jsonNotes()},
 		{name: "too many members", entry: entry("data", `{"jobId":"j1","task":"do it"`+strings.Repeat(`,"x":1`, 63)+`}`), reason: job.ReasonTooManyFields, field: "data", known: j1},
 		{name: "long member name", entry: entry("data", `{"jobId":"j1","task":"do it","`+strings.Repeat("x", 129)+`":1}`), reason: job.ReasonFieldNameTooLong, known: j1},
-		{name: "escaped to the limit", entry: entry("data", `{"jobId":"j1","task":"do it","payload":"`+strings.Repeat(`\u0031`, len(fill(job.MaxEncoded)))+`"}`), want: job.Job{Payload: fill(job.MaxEncoded)}, notes: jsonNotes()},
+		{name: "escaped to the limit", entry: entry("data", `{"jobId":"j1","task":"do it","payload":"`+strings.Repeat(`\u0031`, len(fullPayload()))+`"}`), want: job.Job{Payload: fullPayload()}, notes: jsonNotes()},
 		{name: "huge", entry: entry("data", `{"jobId":"j1","task":"do it"`+strings.Repeat(" ", 6<<20)+`}`), reason: job.ReasonTooLarge, field: "data", known: onlyEntryID},
 		{name: "half pair at the end", entry: entry("data", `{"jobId":"\ud83d","task":"do it"}`), reason: job.ReasonNotUTF8, field: "jobId"},
 		{name: "half pair before another escape", entry: entry("data", `{"jobId":"\ud83d\u0041","task":"do it"}`), reason: job.ReasonNotUTF8, field: "jobId"},
