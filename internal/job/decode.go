@@ -61,7 +61,7 @@ func Decode(role Role, e Entry) (Decoded, error) {
 	}
 	j := d.job(e.ID)
 	if d.rejection != nil {
-		d.rejection.Job = j.identifiers()
+		d.rejection.Job = j.Identifiers()
 		return Decoded{}, d.rejection
 	}
 	return Decoded{Job: j, Notes: d.notes}, nil
@@ -370,9 +370,9 @@ func (d *draft) job(entryID string) Job {
 	return j
 }
 
-// identifiers is the part of the job that may be shown and logged. It lists what
+// Identifiers is the part of the job that may be shown and logged. It lists what
 // to keep, so that a field added to Job stays out until someone decides.
-func (j Job) identifiers() Job {
+func (j Job) Identifiers() Job {
 	return Job{
 		Role:         j.Role,
 		ID:           j.ID,
