@@ -1,0 +1,270 @@
+// Package bridge carries jobs from Redis streams into Temporal. It exists
+// because neither side knows of the other: a stream entry may be delivered any
+// number of times and stays pending until somebody acknowledges it, a workflow
+// id can be started once. The bridge makes one run of every entry, never
+// acknowledges what nobody has dealt with, and finishes the books of runs that
+// can no longer do so themselves (DESIGN.md section 4).
+//
+// Any number of bridges may run. They share the consumer group, and every step
+// can be repeated by another one.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/workflows"
+)
+
+// Bridge moves jobs from the streams of all roles into runs. Create it with New
+// and run it once.
+type Bridge struct {
+	cfg      Config
+	redis    Redis
+	rows     Rows
+	temporal Temporal
+	metrics  Metrics
+	log      *slog.Logger
+	timing   timing
+	now      func() time.Time
+
+	lanes   []*lane
+	lookups *rate.Limiter // looks at runs that are in doubt
+	leader  atomic.Bool   // holds the reconciler's lease
+	began   atomic.Bool
+
+	mu   sync.Mutex
+	owed map[job.Key]debt
+}
+
+// debt is a duplicate that was acknowledged while another entry's run was open.
+// Once that run's row exists, it must say that the duplicate is dealt with, or a
+// replay of the stream would take it for a new request.
+type debt struct{ duplicate, running string }
+
+// New returns a bridge for the streams of all roles. It does no I/O. The error
+// names every setting that makes no sense.
+func New(cfg Config, redis Redis, rows Rows, temporal Temporal, metrics Metrics, log *slog.Logger) (*Bridge, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	b := &Bridge{
+		cfg:      cfg,
+		redis:    redis,
+		rows:     rows,
+		temporal: temporal,
+		metrics:  metrics,
+		log:      log.With("component", "bridge"),
+		now:      time.Now,
+		owed:     make(map[job.Key]debt),
+	}
+	b.setTiming(defaultTiming(cfg))
+	for _, role := range job.Roles() {
+		b.lanes = append(b.lanes, newLane(b, role))
+	}
+	return b, nil
+}
+
+func (b *Bridge) setTiming(t timing) {
+	b.timing = t
+	b.lookups = rate.NewLimiter(rate.Limit(t.lookups), t.lookups)
+}
+
+// Run works until ctx ends, and returns nil then. It stops reading, finishes
+// the dispatches it has in hand, which takes a few seconds at most, and leaves
+// unfinished entries pending for the next bridge. Faults of Redis, the store or
+// Temporal never end it: they are logged, counted and waited out.
+func (b *Bridge) Run(ctx context.Context) error {
+	if b.began.Swap(true) {
+		return errors.New("the bridge was run before: create a new one")
+	}
+	// Known as alive before the first read, or a peer might take it for dead.
+	b.beat(ctx)
+	var wg sync.WaitGroup
+	for _, l := range b.lanes {
+		wg.Go(func() { l.run(ctx) })
+	}
+	wg.Go(func() { b.every(ctx, b.timing.beat, b.beat) })
+	wg.Go(func() { newReconciler(b).run(ctx) })
+	if b.cfg.ChatList != "" {
+		wg.Go(func() { b.moveChat(ctx) })
+	}
+	b.log.InfoContext(ctx, "bridge is reading", "group", b.redis.Group(), "consumer", b.redis.Consumer(),
+		"max_in_flight", b.cfg.MaxInFlight, "list", b.cfg.ChatList)
+	wg.Wait()
+	b.leave(ctx)
+	return nil
+}
+
+// every calls f at once and then in that interval until ctx ends.
+func (b *Bridge) every(ctx context.Context, interval time.Duration, f func(context.Context)) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		f(ctx)
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+// beat keeps this consumer known as alive and tries for the reconciler's lease.
+// While Redis is away nobody leads, and nobody can take anything either.
+func (b *Bridge) beat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, b.timing.call)
+	defer cancel()
+	if err := b.redis.Beat(ctx); err != nil {
+		b.leader.Store(false)
+		return // the lanes report Redis
+	}
+	held, err := b.redis.Lease(ctx, leaseName, b.timing.lease)
+	if led := b.leader.Swap(err == nil && held); !led && held {
+		b.log.InfoContext(ctx, "this bridge reconciles pending entries with runs")
+	}
+}
+
+const leaseName = "reconcile"
+
+// leave hands the lease on.
+func (b *Bridge) leave(ctx context.Context) {
+	if !b.leader.Swap(false) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := b.redis.Unlease(ctx, leaseName); err != nil {
+		b.log.DebugContext(ctx, "the reconciler's lease was not given back and will expire", "error", err)
+	}
+}
+
+// Ready reports whether entries are being taken from every stream; the error
+// names the streams that are stuck, and why. It makes no calls.
+func (b *Bridge) Ready(context.Context) error {
+	if !b.began.Load() {
+		return errors.New("the bridge is not running")
+	}
+	var errs []error
+	for _, l := range b.lanes {
+		if err := l.troubles.current(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", l.stream, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// moveChat moves items of the legacy list into the chat stream as they come.
+func (b *Bridge) moveChat(ctx context.Context) {
+	l := b.lane(job.Chat)
+	failures := 0
+	for ctx.Err() == nil {
+		pause := b.timing.chatPoll
+		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.timing.call)
+		moved, err := b.redis.MoveChat(call, b.cfg.ChatList, chatBatch)
+		cancel()
+		switch {
+		case err != nil:
+			failures++
+			l.trouble(ctx, troubleChatList, err)
+			pause = l.backoff(failures)
+		case moved == chatBatch:
+			pause = 0
+			fallthrough
+		default:
+			failures = 0
+			l.clear(ctx, troubleChatList)
+		}
+		sleep(ctx, pause)
+	}
+}
+
+// chatBatch is how many list items one script moves: it blocks Redis meanwhile.
+const chatBatch = 50
+
+// sleep waits until d has passed or ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (b *Bridge) lane(role job.Role) *lane {
+	for _, l := range b.lanes {
+		if l.role == role {
+			return l
+		}
+	}
+	return nil
+}
+
+// rowSet holds the rows one query found.
+type rowSet map[job.Key]job.Row
+
+func (r rowSet) of(key job.Key) *job.Row {
+	if row, ok := r[key]; ok {
+		return &row
+	}
+	return nil
+}
+
+func (b *Bridge) readRows(ctx context.Context, keys []job.Key) (rowSet, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timing.call)
+	defer cancel()
+	rows, err := b.rows.Rows(ctx, keys)
+	if err != nil {
+		return nil, &troubleError{kind: troubleStore, err: err}
+	}
+	return rows, nil
+}
+
+func (b *Bridge) describe(ctx context.Context, workflowID string) (Run, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timing.start)
+	defer cancel()
+	run, err := b.temporal.Describe(ctx, workflowID)
+	if err != nil {
+		return Run{}, &troubleError{kind: troubleTemporal, err: err}
+	}
+	return run, nil
+}
+
+func (b *Bridge) input(ctx context.Context, run Run) (workflows.Input, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timing.start)
+	defer cancel()
+	input, err := b.temporal.Input(ctx, run)
+	if err != nil {
+		return workflows.Input{}, &troubleError{kind: troubleTemporal, err: err}
+	}
+	return input, nil
+}
+
+// owe remembers a duplicate that was acknowledged before its job had a row. The
+// memory is small and not kept across restarts: it matters only if the stream is
+// replayed, and then a forgotten duplicate is merely answered again.
+func (b *Bridge) owe(role job.Role, jobID, duplicate, running string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := job.Key{Role: role, JobID: jobID}
+	d, known := b.owed[key]
+	if !known && len(b.owed) >= maxOwed {
+		return
+	}
+	if job.CompareEntryIDs(duplicate, d.duplicate) > 0 {
+		d.duplicate = duplicate
+	}
+	d.running = running
+	b.owed[key] = d
+}

@@ -1,0 +1,122 @@
+package bridge
+
+import (
+	"context"
+	"time"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/outcome"
+)
+
+// reject settles an entry that is no job: row, error update, dead letter,
+// acknowledgement, in that order. Each step can be repeated, so that a crash
+// between any two leaves nothing to undo.
+func (l *lane) reject(ctx context.Context, it *item) error {
+	now := l.b.now()
+	row := outcome.Row(it.rejected.Job, l.origin(it.entry), job.EntryEffect(l.stream, it.entry.ID), job.Outcome{
+		Status:       job.Rejected,
+		ErrorCode:    it.rejected.Reason,
+		ErrorMessage: it.rejected.Message(),
+		FinishedAt:   now,
+	})
+	row.Role = l.role
+	row.JobID = job.RejectedID(it.entry.ID)
+	persisted, err := l.b.rows.Persist(ctx, row)
+	if err != nil {
+		return &troubleError{kind: troubleStore, err: err}
+	}
+	if persisted.Verdict == job.Written {
+		l.b.metrics.EntryRejected(l.role, it.rejected.Reason)
+		l.b.metrics.JobFinished(l.role, job.Rejected, it.rejected.Reason, since(now, row.EnqueuedAt))
+		l.log.WarnContext(ctx, "entry rejected", "entry", it.entry.ID, "reason", it.rejected.Reason, "field", it.rejected.Field)
+	}
+	return l.finish(ctx, persisted.Row, it.rejected.Job, it.entry)
+}
+
+// bury settles an entry whose run was terminated or timed out: such a run
+// executed no code of ours, so nobody else will.
+func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, fields []job.Field) error {
+	effect := job.EntryEffect(origin.Stream, origin.EntryID)
+	if run.FirstRunID != "" && run.FirstRunID != run.RunID {
+		effect = job.RunEffect(run.RunID)
+	}
+	now := l.b.now()
+	end := job.Outcome{
+		Status:       job.Failed,
+		ErrorCode:    codeTerminated,
+		ErrorMessage: "The job was stopped by an operator before it ended.",
+		FinishedAt:   now,
+	}
+	if run.State == RunTimedOut {
+		end.ErrorCode, end.ErrorMessage = codeTimedOut, "The job ran longer than it was allowed to."
+	}
+	row := outcome.Row(j, origin, effect, end)
+	row.WorkflowID, row.RunID = run.WorkflowID, run.RunID
+	persisted, err := l.b.rows.Persist(ctx, row)
+	if err != nil {
+		return &troubleError{kind: troubleStore, err: err}
+	}
+	entry := job.Entry{Stream: origin.Stream, ID: origin.EntryID, Fields: fields}
+	switch persisted.Verdict {
+	case job.Superseded:
+		return l.ack(ctx, entry.ID)
+	case job.Written:
+		l.b.metrics.JobFinished(l.role, job.Failed, end.ErrorCode, since(now, row.EnqueuedAt))
+		l.log.WarnContext(ctx, "run was closed from outside; its job is failed",
+			"entry", entry.ID, "job", j.ID, "run_id", run.RunID, "code", end.ErrorCode)
+	case job.Kept:
+	}
+	return l.finish(ctx, persisted.Row, j, entry)
+}
+
+// buryRun is bury for a run of which only the id is known: the rest is in its
+// input.
+func (l *lane) buryRun(ctx context.Context, run Run) error {
+	input, err := l.b.input(ctx, run)
+	if err != nil {
+		return err
+	}
+	return l.bury(ctx, run, input.Job, input.Origin, input.Job.Fields())
+}
+
+// Error codes of jobs whose run was closed from outside.
+const (
+	codeTerminated = "terminated"
+	codeTimedOut   = "timed_out"
+)
+
+// finish does what follows a terminal row: it publishes its update, unless that
+// was done, writes the dead letter if the row calls for one, and acknowledges
+// the entry.
+func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, entry job.Entry) error {
+	if row.Status != job.Rejected || j.UserID != "" || j.ConnectionID != "" {
+		// Of a rejected entry only usable identifiers are left; with none there is
+		// nobody to tell.
+		if _, err := l.b.redis.Publish(ctx, outcome.Update(row, j, l.b.cfg.Updates, row.Effect)); err != nil {
+			return &troubleError{kind: troublePublish, err: err}
+		}
+		l.clear(ctx, troublePublish)
+	}
+	if outcome.NeedsDeadLetter(row.Status) {
+		letter := outcome.DeadLetter(row, entry.Fields, row.Effect)
+		id, err := l.b.redis.DeadLetter(ctx, letter)
+		if err != nil {
+			return &troubleError{kind: troublePublish, err: err}
+		}
+		if row.DeadID != id {
+			if err := l.b.rows.SetDeadID(ctx, row.Key(), row.Effect, id); err != nil {
+				return &troubleError{kind: troubleStore, err: err}
+			}
+		}
+	}
+	return l.ack(ctx, entry.ID)
+}
+
+// since is the age of an entry; producers may set ids by hand, so it can be
+// anything.
+func since(now, enqueued time.Time) time.Duration {
+	if enqueued.IsZero() {
+		return 0
+	}
+	return now.Sub(enqueued)
+}

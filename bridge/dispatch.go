@@ -1,0 +1,349 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/outcome"
+	"github.com/nodpt/executor/internal/stream"
+	"github.com/nodpt/executor/workflows"
+)
+
+// action is what an entry calls for. The row decides before the run: a job that
+// has ended is never started because of a redelivery.
+type action int
+
+const (
+	actStart  action = iota // no terminal row: start, unless the id was ever used
+	actRetry                // a newer entry for a job that did not complete: start again
+	actAnswer               // a newer entry for a completed job: publish the stored answer to it
+	actFinish               // the entry the row was written for: publish once, dead letter, acknowledge
+	actForget               // the same, but so old that the publish-once key may be gone: acknowledge
+	actOld                  // an entry already dealt with: acknowledge
+	actReject               // not a job: write the row that says so, then as actFinish
+)
+
+// decide applies the row-first rules of DESIGN.md section 4. row is the job's
+// row, or for a rejected entry the row of that rejection; nil is none.
+func decide(entryID string, rejected bool, row *job.Row, now time.Time) action {
+	if row == nil {
+		if rejected {
+			return actReject
+		}
+		return actStart
+	}
+	if row.EntryID == entryID {
+		// Half the time to live of the publish-once key leaves room for clocks
+		// that differ and for an entry that waits before it is settled.
+		if now.Sub(row.FinishedAt) < stream.PublishTTL/2 {
+			return actFinish
+		}
+		return actForget
+	}
+	if job.CompareEntryIDs(entryID, row.LastEntryID) <= 0 {
+		return actOld
+	}
+	if row.Status.Retryable() {
+		return actRetry
+	}
+	return actAnswer
+}
+
+// item is one entry on its way through the bridge.
+type item struct {
+	entry    job.Entry
+	decoded  job.Decoded
+	rejected *job.Rejection // nil: decoded is valid
+	fresh    bool           // read for the first time, so that it is counted once
+	verify   bool           // look at the run even if the start says that it exists
+}
+
+// key is where the entry's row is.
+func (it *item) key(role job.Role) job.Key {
+	if it.rejected != nil {
+		return job.Key{Role: role, JobID: job.RejectedID(it.entry.ID)}
+	}
+	return job.Key{Role: role, JobID: it.decoded.Job.ID}
+}
+
+// subject is the job the outcome is told about.
+func (it *item) subject() job.Job {
+	if it.rejected != nil {
+		return it.rejected.Job
+	}
+	return it.decoded.Job
+}
+
+// fate is what became of an entry in one pass.
+type fate int
+
+const (
+	settled fate = iota // acknowledged
+	running             // its run exists and will acknowledge it
+	closing             // another run has to end first; tried again in a second
+	failing             // nothing is known; tried again with backoff
+)
+
+// decode turns raw entries into items and counts what was normalised.
+func (l *lane) decode(entries []job.Entry, fresh bool) []*item {
+	items := make([]*item, 0, len(entries))
+	for _, e := range entries {
+		e.Stream = l.stream
+		it := &item{entry: e, fresh: fresh}
+		decoded, err := job.Decode(l.role, e)
+		if err != nil {
+			it.rejected = rejectionOf(err)
+			it.rejected.Job.Role = l.role
+		} else {
+			it.decoded = decoded
+			if fresh {
+				for _, note := range decoded.Notes {
+					l.b.metrics.EntryNormalised(l.role, note)
+				}
+			}
+		}
+		items = append(items, it)
+	}
+	return items
+}
+
+func rejectionOf(err error) *job.Rejection {
+	var rejection *job.Rejection
+	if errors.As(err, &rejection) {
+		return rejection
+	}
+	return &job.Rejection{Reason: job.ReasonStartRefused}
+}
+
+// dispatch takes the items as far as it can and returns their fates, by entry
+// id. Items of the same job go one after the other, so that the first entry and
+// not the fastest call wins.
+func (l *lane) dispatch(ctx context.Context, items []*item) map[string]fate {
+	fates := make(map[string]fate, len(items))
+	for len(items) > 0 {
+		var wave, rest []*item
+		seen := make(map[job.Key]struct{}, len(items))
+		for _, it := range items {
+			key := it.key(l.role)
+			if _, again := seen[key]; again || len(wave) == rowsPerRead {
+				rest = append(rest, it)
+				continue
+			}
+			seen[key] = struct{}{}
+			wave = append(wave, it)
+		}
+		l.dispatchWave(ctx, wave, fates)
+		items = rest
+	}
+	return fates
+}
+
+func (l *lane) dispatchWave(ctx context.Context, wave []*item, fates map[string]fate) {
+	keys := make([]job.Key, len(wave))
+	for i, it := range wave {
+		keys[i] = it.key(l.role)
+	}
+	rows, err := l.b.readRows(ctx, keys)
+	l.blind = err != nil
+	if err != nil {
+		l.trouble(ctx, troubleStore, err)
+		for _, it := range wave {
+			fates[it.entry.ID] = failing
+		}
+		return
+	}
+	l.clear(ctx, troubleStore)
+
+	// The group's goroutines begin in the order of the entries.
+	results := make([]fate, len(wave))
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for i, it := range wave {
+		row := rows.of(keys[i])
+		group.Go(func() error {
+			results[i] = l.handle(ctx, it, row)
+			return nil
+		})
+	}
+	_ = group.Wait() // the goroutines return no error
+	for i, it := range wave {
+		fates[it.entry.ID] = results[i]
+	}
+}
+
+// handle does for one item what decide says.
+func (l *lane) handle(ctx context.Context, it *item, row *job.Row) fate {
+	ctx, cancel := context.WithTimeout(ctx, l.b.timing.entry)
+	defer cancel()
+	f, err := l.act(ctx, it, row)
+	if err == nil {
+		return f
+	}
+	var te *troubleError
+	kind := troubleRedis
+	if errors.As(err, &te) {
+		kind = te.kind
+	}
+	l.trouble(ctx, kind, err)
+	return failing
+}
+
+func (l *lane) act(ctx context.Context, it *item, row *job.Row) (fate, error) {
+	switch decide(it.entry.ID, it.rejected != nil, row, l.b.now()) {
+	case actStart:
+		return l.start(ctx, it, nil, ReuseNever)
+	case actRetry:
+		return l.start(ctx, it, row, ReuseUnsuccessful)
+	case actAnswer:
+		return settled, l.answer(ctx, it, row)
+	case actFinish:
+		return settled, l.finish(ctx, *row, it.subject(), it.entry)
+	case actForget:
+		return settled, l.ack(ctx, it.entry.ID)
+	case actOld:
+		l.b.metrics.EntryDuplicate(l.role, duplicateOld)
+		return settled, l.ack(ctx, it.entry.ID)
+	case actReject:
+		return settled, l.reject(ctx, it)
+	default:
+		return failing, nil
+	}
+}
+
+// Kinds of duplicates, as metrics name them.
+const (
+	duplicateRunning = "running" // the job's run is open
+	duplicateOld     = "old"     // a newer entry of the job has been dealt with
+	duplicateAnswer  = "answer"  // the job is completed: its answer was repeated
+)
+
+// start asks for the run of the item's job. row is the row that makes it a
+// retry, nil if there is none.
+func (l *lane) start(ctx context.Context, it *item, row *job.Row, reuse Reuse) (fate, error) {
+	res, err := l.request(ctx, it, RequestID(l.stream, it.entry.ID), reuse)
+	switch {
+	case err != nil:
+		return failing, err
+	case res.Verdict == Refused:
+		it.rejected = &job.Rejection{Reason: job.ReasonStartRefused, Job: it.decoded.Job}
+		return settled, l.reject(ctx, it)
+	case res.Verdict == Started && !it.verify:
+		return running, nil
+	}
+	return l.examine(ctx, it, row)
+}
+
+func (l *lane) request(ctx context.Context, it *item, requestID string, reuse Reuse) (StartResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.b.timing.start)
+	defer cancel()
+	res, err := l.b.temporal.Start(ctx, StartRequest{
+		Input:     workflows.Input{Job: it.decoded.Job, Origin: l.origin(it.entry)},
+		RequestID: requestID,
+		Reuse:     reuse,
+	})
+	if err != nil {
+		return StartResult{}, &troubleError{kind: troubleTemporal, err: err}
+	}
+	l.clear(ctx, troubleTemporal)
+	return res, nil
+}
+
+func (l *lane) origin(e job.Entry) job.Origin {
+	return job.Origin{
+		Stream:     l.stream,
+		EntryID:    e.ID,
+		Group:      l.b.redis.Group(),
+		Updates:    l.b.cfg.Updates,
+		EnqueuedAt: job.EntryTime(e.ID),
+	}
+}
+
+// examine looks at the run that has the item's workflow id: another one is in
+// the way, or the item's own is in doubt.
+func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error) {
+	j := it.decoded.Job
+	run, err := l.b.describe(ctx, job.WorkflowID(l.role, j.ID))
+	if errors.Is(err, ErrRunNotFound) {
+		return closing, nil // gone since the start was answered
+	}
+	if err != nil {
+		return failing, err
+	}
+	own := run.Stream == l.stream && run.EntryID == it.entry.ID
+	if run.State == RunOpen {
+		switch {
+		case own:
+			return running, nil
+		case row != nil && row.EntryID == run.EntryID:
+			return closing, nil // its row is written, or it is a reset of that run
+		default:
+			l.b.metrics.EntryDuplicate(l.role, duplicateRunning)
+			l.b.owe(j.Role, j.ID, it.entry.ID, run.EntryID)
+			return settled, l.ack(ctx, it.entry.ID)
+		}
+	}
+
+	// A run writes its row before it closes. So only now, that it is closed, does
+	// a missing row mean something.
+	rows, err := l.b.readRows(ctx, []job.Key{it.key(l.role)})
+	if err != nil {
+		return failing, &troubleError{kind: troubleStore, err: err}
+	}
+	row = rows.of(it.key(l.role))
+	if row != nil && job.CompareEntryIDs(row.LastEntryID, run.EntryID) >= 0 {
+		if decide(it.entry.ID, false, row, l.b.now()) == actRetry {
+			// The row says retry, whatever status the run was closed with.
+			return l.startAgain(ctx, it, RequestID(l.stream, it.entry.ID))
+		}
+		return l.act(ctx, it, row)
+	}
+	switch {
+	case run.State.Killed() && own:
+		return settled, l.bury(ctx, run, j, l.origin(it.entry), it.entry.Fields)
+	case run.State.Killed():
+		// First the books of that run, then this entry is a retry.
+		return closing, l.buryRun(ctx, run)
+	case own:
+		return l.startAgain(ctx, it, repeatID(l.stream, it.entry.ID, run.RunID))
+	default:
+		return l.startAgain(ctx, it, RequestID(l.stream, it.entry.ID))
+	}
+}
+
+// startAgain starts the item's job although a closed run has its workflow id.
+func (l *lane) startAgain(ctx context.Context, it *item, requestID string) (fate, error) {
+	res, err := l.request(ctx, it, requestID, ReuseAny)
+	switch {
+	case err != nil:
+		return failing, err
+	case res.Verdict == Started:
+		return running, nil
+	default:
+		return closing, nil // something else was faster; look again
+	}
+}
+
+// answer publishes the stored answer of a completed job to a newer entry that
+// asks for it again.
+func (l *lane) answer(ctx context.Context, it *item, row *job.Row) error {
+	update := outcome.Update(*row, it.decoded.Job, l.b.cfg.Updates, job.AnswerEffect(l.stream, it.entry.ID))
+	if _, err := l.b.redis.Publish(ctx, update); err != nil {
+		return &troubleError{kind: troublePublish, err: err}
+	}
+	if err := l.b.rows.RaiseEntry(ctx, row.Key(), it.entry.ID); err != nil {
+		return &troubleError{kind: troubleStore, err: err}
+	}
+	l.b.metrics.EntryDuplicate(l.role, duplicateAnswer)
+	return l.ack(ctx, it.entry.ID)
+}
+
+func (l *lane) ack(ctx context.Context, ids ...string) error {
+	if _, err := l.b.redis.Ack(ctx, l.stream, ids...); err != nil {
+		return &troubleError{kind: troubleRedis, err: err}
+	}
+	return nil
+}

@@ -1,0 +1,540 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/stream"
+)
+
+// lane is everything the bridge does for one stream. One goroutine owns it: it
+// reads, claims and dispatches in turn, so that entries start in order and no
+// two parts of a bridge ever hold the same entry. What others may touch is at
+// the end and guarded.
+type lane struct {
+	b      *Bridge
+	role   job.Role
+	stream string
+	log    *slog.Logger
+
+	ready      bool             // the group exists, as far as is known
+	drainAll   bool             // own pending entries may hold some that nobody knows of
+	waiting    map[string]*wait // own pending entries to be tried again
+	failures   int              // passes in a row in which everything failed
+	blind      bool             // the store could not be read
+	nextSweep  time.Time
+	nextClaim  time.Time
+	inFlight   int64 // pending entries of the group when last counted, plus those read since
+	inFlightAt time.Time
+
+	started startedSet
+	fresh   atomic.Bool // forget what is known and drain
+
+	troubles troubles
+
+	mu       sync.Mutex
+	suspects []string // entries to look at again, from the reconciler
+}
+
+// wait is an entry that is tried again.
+type wait struct {
+	due      time.Time
+	attempts int
+	verify   bool
+}
+
+func newLane(b *Bridge, role job.Role) *lane {
+	return &lane{
+		b:        b,
+		role:     role,
+		stream:   role.Stream(),
+		log:      b.log.With("role", string(role), "stream", role.Stream()),
+		drainAll: true,
+		waiting:  make(map[string]*wait),
+		started:  startedSet{ids: make(map[string]struct{})},
+		troubles: troubles{open: make(map[string]*trouble)},
+	}
+}
+
+// run works until ctx ends. What it has in hand it finishes: an entry that was
+// read is dispatched, because a read cannot be undone.
+func (l *lane) run(ctx context.Context) {
+	work := context.WithoutCancel(ctx)
+	for ctx.Err() == nil {
+		sleep(ctx, l.pass(ctx, work))
+	}
+}
+
+// pass does one round: claims, entries to be tried again, then new ones. It
+// returns how long to wait before the next round. stop ends when the bridge
+// should; work does not.
+func (l *lane) pass(stop, work context.Context) time.Duration {
+	if l.fresh.CompareAndSwap(true, false) {
+		l.forget()
+	}
+	l.takeSuspects()
+	if !l.ready {
+		if err := l.ensure(work); err != nil {
+			return l.redisTrouble(work, err)
+		}
+	}
+	var p progress
+	err := l.own(stop, work, &p)
+	if err == nil && stop.Err() == nil {
+		err = l.readNew(work, &p)
+	}
+	if err != nil {
+		return l.redisTrouble(work, err)
+	}
+	l.clear(work, troubleRedis, troubleGroup, troubleWrongType)
+	switch {
+	case p.failed > 0 && p.done == 0:
+		l.failures++
+		return l.backoff(l.failures)
+	case p.done > 0:
+		l.failures = 0
+	case len(l.waiting) == 0:
+		// Whatever failed was settled elsewhere.
+		l.failures, l.blind = 0, false
+		l.clear(work, troubleStore, troubleTemporal, troublePublish)
+	}
+	return p.pause
+}
+
+// progress counts what happened in one pass.
+type progress struct {
+	done   int
+	failed int
+	pause  time.Duration
+}
+
+// ensure makes sure of the group. A group that had to be made again starts at
+// the beginning of the stream: rows answer what was dealt with before.
+func (l *lane) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
+	defer cancel()
+	if err := l.b.redis.EnsureGroup(ctx, l.stream); err != nil {
+		return err
+	}
+	l.ready = true
+	return nil
+}
+
+// own takes care of entries that are pending already: those of dead consumers,
+// those of this one that nobody knows of, and those to be tried again.
+func (l *lane) own(stop, work context.Context, p *progress) error {
+	now := l.b.now()
+	if !now.Before(l.nextSweep) {
+		l.nextSweep = now.Add(l.b.timing.sweep)
+		if err := l.sweep(stop, work, p); err != nil {
+			return err
+		}
+	}
+	if !now.Before(l.nextClaim) {
+		l.nextClaim = now.Add(min(15*time.Second, l.b.cfg.ClaimMinIdle/4))
+		if err := l.autoClaim(stop, work, p); err != nil {
+			return err
+		}
+	}
+	if l.drainAll {
+		if err := l.drain(stop, work, p); err != nil {
+			return err
+		}
+	}
+	return l.retry(stop, work, p)
+}
+
+// drain reads all own pending entries from the first one, and dispatches those
+// whose run is not known. It stops where nothing succeeds; the entries read so
+// far are then tried again like any other, and the drain begins anew.
+func (l *lane) drain(stop, work context.Context, p *progress) error {
+	seen := make(map[string]struct{})
+	cursor := "0"
+	for stop.Err() == nil {
+		batch, err := l.readOwn(work, cursor, batchSize)
+		if err != nil {
+			return err
+		}
+		last := lastID(batch)
+		if last == "" {
+			l.drainAll = false
+			for id := range l.waiting {
+				if _, ok := seen[id]; !ok {
+					delete(l.waiting, id) // acknowledged or taken by another
+				}
+			}
+			return nil
+		}
+		cursor = last
+		now := l.b.now()
+		var todo []job.Entry
+		for _, e := range batch.Entries {
+			seen[e.ID] = struct{}{}
+			if w := l.waiting[e.ID]; w != nil && (w.verify || now.Before(w.due)) {
+				continue // retry's turn
+			}
+			if !l.started.has(e.ID) {
+				todo = append(todo, e)
+			}
+		}
+		if l.dispatchEntries(work, todo, false, p); p.failed > 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// retry dispatches the entries whose time has come.
+func (l *lane) retry(stop, work context.Context, p *progress) error {
+	due := l.dueIDs()
+	for len(due) > 0 && stop.Err() == nil {
+		batch, err := l.readOwn(work, before(due[0]), batchSize)
+		if err != nil {
+			return err
+		}
+		last := lastID(batch)
+		present := make(map[string]job.Entry, len(batch.Entries))
+		for _, e := range batch.Entries {
+			present[e.ID] = e
+		}
+		var todo []job.Entry
+		rest := due[:0:0]
+		for _, id := range due {
+			e, ok := present[id]
+			switch {
+			case ok:
+				todo = append(todo, e)
+			case last == "" || job.CompareEntryIDs(id, last) <= 0:
+				delete(l.waiting, id) // acknowledged or taken by another
+			default:
+				rest = append(rest, id)
+			}
+		}
+		due = rest
+		if l.dispatchEntries(work, todo, false, p); p.failed > 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// dueIDs returns the entries to be tried now, in order. Those that need a look
+// at their run are let through at the rate the workflow service is asked at.
+func (l *lane) dueIDs() []string {
+	now := l.b.now()
+	var due []string
+	for id, w := range l.waiting {
+		if !now.Before(w.due) {
+			due = append(due, id)
+		}
+	}
+	slices.SortFunc(due, job.CompareEntryIDs)
+	return slices.DeleteFunc(due, func(id string) bool {
+		return l.waiting[id].verify && !l.b.lookups.Allow()
+	})
+}
+
+// readOwn reads own pending entries after an id. Entries that were deleted
+// from the stream can never be dispatched: they are acknowledged and, unless
+// their run is known, counted as lost.
+func (l *lane) readOwn(ctx context.Context, after string, count int) (stream.Batch, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
+	defer cancel()
+	batch, err := l.b.redis.ReadOwn(ctx, l.stream, after, count)
+	if err != nil {
+		return stream.Batch{}, err
+	}
+	return batch, l.dropDeleted(ctx, batch.Deleted)
+}
+
+func (l *lane) dropDeleted(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := l.ack(ctx, ids...); err != nil {
+		return err
+	}
+	lost := 0
+	for _, id := range ids {
+		if !l.started.has(id) {
+			lost++
+		}
+		delete(l.waiting, id)
+	}
+	if lost > 0 {
+		l.b.metrics.EntriesLost(l.role, lost)
+		l.log.ErrorContext(ctx, "entries were deleted from the stream before their jobs began", "count", lost, "entry", ids[0])
+	}
+	return nil
+}
+
+// readNew reads and dispatches new entries, if there is room for them.
+func (l *lane) readNew(ctx context.Context, p *progress) error {
+	room, err := l.room(ctx)
+	if err != nil {
+		return err
+	}
+	block := l.block()
+	if p.failed > 0 {
+		block = time.Millisecond // the pass ends with a pause of its own
+	}
+	switch {
+	case l.blind:
+		p.pause = block // nothing can be decided without rows
+		return nil
+	case p.failed > 0 || l.failures > 0:
+		// One entry as a probe: those that failed may fail for ever, and must not
+		// hold up those behind them.
+		room = min(room, 1)
+	}
+	if room <= 0 {
+		p.pause = l.b.timing.full
+		return nil
+	}
+	entries, err := l.read(ctx, min(batchSize, room), block)
+	if err != nil {
+		return err
+	}
+	l.inFlight += int64(len(entries))
+	l.dispatchEntries(ctx, entries, true, p)
+	return nil
+}
+
+func (l *lane) read(ctx context.Context, count int, block time.Duration) ([]job.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, block+l.b.timing.call)
+	defer cancel()
+	return l.b.redis.ReadNew(ctx, l.stream, count, block)
+}
+
+// room is how many entries may still be taken into flight.
+func (l *lane) room(ctx context.Context) (int, error) {
+	if now := l.b.now(); now.Sub(l.inFlightAt) > l.b.timing.countFor || l.inFlight >= int64(l.b.cfg.MaxInFlight) {
+		ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
+		defer cancel()
+		summary, err := l.b.redis.Pending(ctx, l.stream)
+		if err != nil {
+			return 0, err
+		}
+		l.inFlight, l.inFlightAt = summary.Count, now
+	}
+	return max(0, l.b.cfg.MaxInFlight-int(l.inFlight)), nil
+}
+
+// block is how long the next read may wait: not longer than the next thing to do.
+func (l *lane) block() time.Duration {
+	now := l.b.now()
+	next := min(l.b.timing.block, l.nextSweep.Sub(now))
+	for _, w := range l.waiting {
+		due := w.due.Sub(now)
+		if w.verify {
+			due = max(due, l.b.timing.full) // may be held back by the limit on lookups
+		}
+		next = min(next, due)
+	}
+	return max(time.Millisecond, next)
+}
+
+// dispatchEntries dispatches entries and notes what became of them.
+func (l *lane) dispatchEntries(ctx context.Context, entries []job.Entry, fresh bool, p *progress) {
+	if len(entries) == 0 {
+		return
+	}
+	items := l.decode(entries, fresh)
+	for _, it := range items {
+		w := l.waiting[it.entry.ID]
+		it.verify = w != nil && w.verify
+	}
+	for id, f := range l.dispatch(ctx, items) {
+		if f == failing {
+			p.failed++
+		} else {
+			p.done++
+		}
+		l.note(id, f)
+	}
+}
+
+func (l *lane) note(id string, f fate) {
+	switch f {
+	case settled:
+		delete(l.waiting, id)
+		l.started.remove(id)
+	case running:
+		delete(l.waiting, id)
+		l.started.add(id)
+	case closing:
+		l.waiting[id] = &wait{due: l.b.now().Add(l.b.timing.closing)}
+	case failing:
+		w := l.waiting[id]
+		if w == nil {
+			w = &wait{}
+			l.waiting[id] = w
+		}
+		w.attempts++
+		w.due = l.b.now().Add(l.backoff(w.attempts))
+	}
+}
+
+// backoff grows from backoffMin to backoffMax, with jitter.
+func (l *lane) backoff(attempts int) time.Duration {
+	d := l.b.timing.backoffMax
+	if attempts < 16 {
+		d = min(d, l.b.timing.backoffMin<<max(0, attempts-1))
+	}
+	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter needs no secrecy
+}
+
+// forget makes everything suspect: own pending entries are dispatched again, as
+// after a start.
+func (l *lane) forget() {
+	l.started.clear()
+	clear(l.waiting)
+	l.drainAll = true
+	l.inFlightAt = time.Time{}
+}
+
+// takeSuspects puts the entries the reconciler handed over among the waiting.
+func (l *lane) takeSuspects() {
+	l.mu.Lock()
+	ids := l.suspects
+	l.suspects = nil
+	l.mu.Unlock()
+	for _, id := range ids {
+		if l.waiting[id] == nil {
+			l.waiting[id] = &wait{due: l.b.now(), verify: true}
+		}
+		l.started.remove(id)
+	}
+}
+
+// suspect asks for another look at pending entries of this consumer. It may be
+// called from any goroutine.
+func (l *lane) suspect(ids ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.suspects = append(l.suspects, ids...)
+}
+
+// suspectAll asks for another look at everything. It may be called from any
+// goroutine.
+func (l *lane) suspectAll() { l.fresh.Store(true) }
+
+// redisTrouble takes note of a failed Redis call and returns how long to wait.
+// Whatever the error, a reply may have been lost with entries in it, so that the
+// own pending entries have to be read before new ones.
+func (l *lane) redisTrouble(ctx context.Context, err error) time.Duration {
+	l.drainAll = true
+	l.inFlightAt = time.Time{}
+	l.failures++
+	switch {
+	case errors.Is(err, stream.ErrNoGroup):
+		// FLUSHALL, DEL or XGROUP DESTROY. Nothing is pending any more; the new
+		// group delivers the whole stream again.
+		l.trouble(ctx, troubleGroup, err)
+		l.ready = false
+		l.forget()
+		return l.backoff(min(l.failures, 3))
+	case errors.Is(err, stream.ErrWrongType):
+		l.trouble(ctx, troubleWrongType, err)
+		l.ready = false
+		return l.b.timing.wrongType
+	default:
+		l.trouble(ctx, troubleRedis, err)
+		return l.backoff(l.failures)
+	}
+}
+
+// lastID is the greatest id of a batch, deleted entries included.
+func lastID(b stream.Batch) string {
+	var last string
+	for _, e := range b.Entries {
+		if job.CompareEntryIDs(e.ID, last) > 0 {
+			last = e.ID
+		}
+	}
+	for _, id := range b.Deleted {
+		if job.CompareEntryIDs(id, last) > 0 {
+			last = id
+		}
+	}
+	return last
+}
+
+// before is the id just before another one: reading after it finds that one.
+func before(id string) string {
+	ms, seq, _ := strings.Cut(id, "-")
+	m, errM := strconv.ParseUint(ms, 10, 64)
+	s, errS := strconv.ParseUint(seq, 10, 64)
+	switch {
+	case errM != nil || errS != nil || m == 0 && s == 0:
+		return "0"
+	case s > 0:
+		return ms + "-" + strconv.FormatUint(s-1, 10)
+	default:
+		return strconv.FormatUint(m-1, 10) + "-18446744073709551615"
+	}
+}
+
+// startedSet holds the pending entries whose run is known to exist, so that
+// reading them again costs no call. Entries in flight bound its size.
+type startedSet struct {
+	mu  sync.Mutex
+	ids map[string]struct{}
+}
+
+func (s *startedSet) add(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ids[id] = struct{}{}
+}
+
+func (s *startedSet) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ids, id)
+}
+
+func (s *startedSet) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.ids[id]
+	return ok
+}
+
+func (s *startedSet) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.ids)
+}
+
+// list returns the ids known now, for retain.
+func (s *startedSet) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([]string, 0, len(s.ids))
+	for id := range s.ids {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// retain forgets those of known that are not pending any more. known was listed
+// before pending, so that entries started in between stay.
+func (s *startedSet) retain(known []string, pending map[string]struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range known {
+		if _, ok := pending[id]; !ok {
+			delete(s.ids, id)
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/stream"
+)
+
+// reconciler compares what is pending with the runs that exist. Entries are
+// acknowledged by the last step of their run, so whatever keeps a run from its
+// last step (an operator, a lost database) would leave its entry pending for
+// ever if nobody looked.
+type reconciler struct {
+	b         *Bridge
+	namespace string              // id of the Temporal namespace when last seen
+	done      map[string]struct{} // killed runs that need no further look
+	since     time.Time           // killed runs closed before then have been dealt with
+	nextDrop  time.Time
+}
+
+func newReconciler(b *Bridge) *reconciler {
+	return &reconciler{b: b, done: make(map[string]struct{})}
+}
+
+func (r *reconciler) run(ctx context.Context) {
+	r.b.every(ctx, r.b.timing.survey, r.survey)
+}
+
+// survey is one round. Every bridge tidies up its own memory; one of them, by
+// lease, looks after the pending entries of all.
+func (r *reconciler) survey(ctx context.Context) {
+	r.checkNamespace(ctx)
+	// Listed before the runs are: an entry started in between is then not pending
+	// here, rather than pending without a run.
+	pending := make(map[*lane][]stream.PendingEntry, len(r.b.lanes))
+	for _, l := range r.b.lanes {
+		known := l.started.list()
+		entries, err := r.pending(ctx, l)
+		if err != nil {
+			continue // the lane reports Redis
+		}
+		ids := make(map[string]struct{}, len(entries))
+		for _, e := range entries {
+			ids[e.ID] = struct{}{}
+		}
+		l.started.retain(known, ids)
+		pending[l] = entries
+	}
+	r.payDebts(ctx)
+	if !r.b.leader.Load() {
+		r.since = time.Time{} // the next leader, maybe this one, begins anew
+		return
+	}
+	if err := r.reconcile(ctx, pending); err != nil && ctx.Err() == nil {
+		r.b.metrics.BridgeError("", "reconcile")
+		r.b.log.WarnContext(ctx, "pending entries could not be compared with runs; tried again shortly", "error", err)
+	}
+	r.dropConsumers(ctx)
+}
+
+// checkNamespace notices that the workflow service lost its state: the
+// namespace has the same name and another id. No run that was known exists any
+// more, so everything pending is dispatched again at once.
+func (r *reconciler) checkNamespace(ctx context.Context) {
+	call, cancel := context.WithTimeout(ctx, r.b.timing.start)
+	defer cancel()
+	id, err := r.b.temporal.Namespace(call)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.b.metrics.BridgeError("", troubleTemporal)
+			r.b.log.WarnContext(ctx, "the Temporal namespace cannot be looked at", "error", err)
+		}
+		return
+	}
+	if r.namespace != "" && r.namespace != id {
+		r.b.log.ErrorContext(ctx, "the Temporal namespace is a new one: its runs are lost, pending entries are started again",
+			"namespace_id", id)
+		clear(r.done)
+		for _, l := range r.b.lanes {
+			l.suspectAll()
+		}
+	}
+	r.namespace = id
+}
+
+func (r *reconciler) pending(ctx context.Context, l *lane) ([]stream.PendingEntry, error) {
+	var all []stream.PendingEntry
+	after := ""
+	for {
+		call, cancel := context.WithTimeout(ctx, r.b.timing.call)
+		page, err := r.b.redis.PendingList(call, l.stream, after, pageSize)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < pageSize {
+			return all, nil
+		}
+		after = page[len(page)-1].ID
+	}
+}
+
+// reconcile refreshes entries whose run is open, hands the others to their
+// lanes, and settles killed runs whose entry is not pending.
+func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.PendingEntry) error {
+	call, cancel := context.WithTimeout(ctx, r.b.timing.survey+r.b.timing.call)
+	defer cancel()
+	open, err := r.b.temporal.Open(call)
+	if err != nil {
+		return err
+	}
+	now := r.b.now()
+	since := r.since
+	if since.IsZero() {
+		since = now.Add(-r.b.timing.killedSince)
+	}
+	killed, err := r.b.temporal.Killed(call, since)
+	if err != nil {
+		return err
+	}
+
+	live := make(map[string]struct{}, len(open))
+	for _, run := range open {
+		live[run.Stream+"/"+run.EntryID] = struct{}{}
+	}
+	dead := make(map[string]struct{}, len(killed))
+	for _, run := range killed {
+		dead[run.Stream+"/"+run.EntryID] = struct{}{}
+	}
+	budget := max(1, int(float64(r.b.timing.lookups)*r.b.timing.survey.Seconds()))
+	var errs []error
+	for _, l := range r.b.lanes {
+		handed, err := r.look(ctx, l, pending[l], live, dead, budget)
+		budget -= handed
+		errs = append(errs, err)
+	}
+	errs = append(errs, r.bury(ctx, killed, pending, max(1, budget/2)))
+	err = errors.Join(errs...)
+	switch {
+	case errors.Is(err, errMore):
+		r.since = since
+		return nil
+	case err != nil:
+		return err
+	default:
+		// Visibility lags behind, and clocks differ: overlap the windows.
+		r.since = now.Add(-visibilityLag)
+		return nil
+	}
+}
+
+// errMore says that a round ended before its work did.
+var errMore = errors.New("more killed runs than one round looks at")
+
+// visibilityLag is how late a closed run may appear in a listing.
+const visibilityLag = 2 * time.Minute
+
+// look sorts the pending entries of one lane. It returns how many it handed
+// over for a closer look; entries beyond budget have their turn next time.
+func (r *reconciler) look(
+	ctx context.Context, l *lane, entries []stream.PendingEntry, live, dead map[string]struct{}, budget int,
+) (int, error) {
+	refresh := make(map[string][]string) // consumer → ids
+	var suspects, foreign []string
+	for _, e := range entries {
+		ref := l.stream + "/" + e.ID
+		_, isLive := live[ref]
+		_, isDead := dead[ref]
+		switch {
+		case isLive:
+			refresh[e.Consumer] = append(refresh[e.Consumer], e.ID)
+		case len(suspects) >= budget:
+		case isDead, e.Idle >= r.b.timing.suspectIdle:
+			suspects = append(suspects, e.ID)
+			if e.Consumer != r.b.redis.Consumer() {
+				foreign = append(foreign, e.ID)
+			}
+		}
+	}
+	for consumer, ids := range refresh {
+		if err := r.refresh(ctx, l, consumer, ids); err != nil {
+			return 0, err
+		}
+	}
+	if len(foreign) > 0 {
+		// Refreshing for another consumer is claiming for it: here, for this one.
+		if err := r.refresh(ctx, l, r.b.redis.Consumer(), foreign); err != nil {
+			return 0, err
+		}
+	}
+	l.suspect(suspects...)
+	return len(suspects), nil
+}
+
+func (r *reconciler) refresh(ctx context.Context, l *lane, consumer string, ids []string) error {
+	ctx, cancel := context.WithTimeout(ctx, r.b.timing.call)
+	defer cancel()
+	return r.b.redis.Refresh(ctx, l.stream, consumer, ids...)
+}
+
+// bury settles killed runs whose entry is not pending: nothing else would lead
+// to them. Runs with a pending entry are settled through it. It looks at no more
+// than budget runs, because refreshing must not wait for it, and returns errMore
+// if that was not enough.
+func (r *reconciler) bury(ctx context.Context, killed []Run, pending map[*lane][]stream.PendingEntry, budget int) error {
+	waiting := make(map[string]struct{})
+	for l, entries := range pending {
+		for _, e := range entries {
+			waiting[l.stream+"/"+e.ID] = struct{}{}
+		}
+	}
+	seen := make(map[string]struct{}, len(killed))
+	for _, run := range killed {
+		seen[run.RunID] = struct{}{}
+		if _, known := r.done[run.RunID]; known {
+			continue
+		}
+		if _, ok := waiting[run.Stream+"/"+run.EntryID]; ok {
+			continue
+		}
+		if budget--; budget < 0 {
+			return errMore
+		}
+		if err := r.b.lookups.Wait(ctx); err != nil {
+			return err
+		}
+		if err := r.buryOne(ctx, run); err != nil {
+			return err
+		}
+		r.done[run.RunID] = struct{}{}
+	}
+	for id := range r.done {
+		if _, ok := seen[id]; !ok {
+			delete(r.done, id)
+		}
+	}
+	return nil
+}
+
+// buryOne settles a killed run that has no row. A reset terminates the run it
+// replaces, so it is the current run of the workflow id that counts.
+func (r *reconciler) buryOne(ctx context.Context, run Run) error {
+	current, err := r.b.describe(ctx, run.WorkflowID)
+	if errors.Is(err, ErrRunNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if current.RunID != run.RunID || !current.State.Killed() {
+		return nil // a later run speaks for the job; if killed too, it is in the list
+	}
+	input, err := r.b.input(ctx, current)
+	if err != nil {
+		return err
+	}
+	l := r.b.lane(input.Job.Role)
+	if l == nil {
+		return nil
+	}
+	key := job.Key{Role: input.Job.Role, JobID: input.Job.ID}
+	rows, err := r.b.readRows(ctx, []job.Key{key})
+	if err != nil {
+		return err
+	}
+	if row := rows.of(key); row != nil && job.CompareEntryIDs(row.LastEntryID, input.Origin.EntryID) >= 0 {
+		return nil
+	}
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.b.timing.entry)
+	defer cancel()
+	return l.bury(work, current, input.Job, input.Origin, input.Job.Fields())
+}
+
+// payDebts raises the last entry of rows whose job had duplicates while it ran.
+func (r *reconciler) payDebts(ctx context.Context) {
+	r.b.mu.Lock()
+	owed := make(map[job.Key]debt, len(r.b.owed))
+	keys := make([]job.Key, 0, len(r.b.owed))
+	for key, d := range r.b.owed {
+		owed[key] = d
+		keys = append(keys, key)
+	}
+	r.b.mu.Unlock()
+	for len(keys) > 0 {
+		some := keys[:min(rowsPerRead, len(keys))]
+		keys = keys[len(some):]
+		rows, err := r.b.readRows(ctx, some)
+		if err != nil {
+			return // the lanes report the store
+		}
+		for _, key := range some {
+			row := rows.of(key)
+			if row == nil || job.CompareEntryIDs(row.LastEntryID, owed[key].running) < 0 {
+				continue
+			}
+			if err := r.b.rows.RaiseEntry(ctx, key, owed[key].duplicate); err != nil {
+				return
+			}
+			r.b.mu.Lock()
+			if r.b.owed[key] == owed[key] {
+				delete(r.b.owed, key)
+			}
+			r.b.mu.Unlock()
+		}
+	}
+}
+
+// dropConsumers removes consumers of processes that are long gone. Those with
+// anything pending are never touched: their entries would be lost for good.
+func (r *reconciler) dropConsumers(ctx context.Context) {
+	now := r.b.now()
+	if now.Before(r.nextDrop) {
+		return
+	}
+	r.nextDrop = now.Add(r.b.timing.dropEvery)
+	for _, l := range r.b.lanes {
+		call, cancel := context.WithTimeout(ctx, r.b.timing.call)
+		n, err := r.b.redis.DropIdleConsumers(call, l.stream, r.b.timing.dropIdle)
+		cancel()
+		if err == nil && n > 0 {
+			l.log.InfoContext(ctx, "removed consumers that were idle for a day", "count", n)
+		}
+	}
+}
