@@ -127,8 +127,11 @@ func (x *exchange) failure(caller, call context.Context, err error) *Error {
 }
 
 func transportFailure(err error) *Error {
-	if errors.Is(err, errAddressRefused) {
+	switch {
+	case errors.Is(err, errAddressRefused):
 		return &Error{Kind: Misconfigured, Code: "address_refused"}
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return &Error{Kind: Misconfigured, Code: "https_to_http_port"}
 	}
 	e := &Error{Kind: Unreachable, Code: "transport"}
 	var (
@@ -245,11 +248,11 @@ func providerCodes(body []byte) []string {
 
 	var codes []string
 	for _, raw := range []json.RawMessage{inner.Code, inner.Type, outer.Code, outer.Type} {
-		var word string
-		if json.Unmarshal(raw, &word) != nil {
-			word = string(raw) // a number
+		word, number := "", json.Number("")
+		if json.Unmarshal(raw, &word) != nil && json.Unmarshal(raw, &number) == nil {
+			word = number.String()
 		}
-		if shortWord(word) && word != "null" {
+		if shortWord(word) {
 			codes = append(codes, word)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	maxIdleConns = 2048 // above any sensible number of parallel calls, so that each keeps its connection
 	maxHeader    = 256 << 10
 	maxErrorBody = 64 << 10 // all that is read of an error response: only its code is wanted
+	maxElements  = 20_000   // JSON values in a response; an answer has some dozens
 
 	minRetryAfter = time.Second
 	maxRetryAfter = 15 * time.Minute
@@ -122,6 +123,9 @@ func (x *exchange) Do(req *http.Request) (*http.Response, error) {
 		if x.body, err = x.readBody(resp); err != nil {
 			return nil, err
 		}
+		if elements(x.body) > maxElements {
+			return nil, x.malformed("too_many_elements")
+		}
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(x.body))
 	return resp, nil
@@ -162,6 +166,24 @@ func readErrorBody(resp *http.Response) []byte {
 		body, _ = gunzip(body, maxErrorBody)
 	}
 	return body
+}
+
+// elements counts the values of a JSON text, whether it is valid or not. The
+// limit on bytes alone does not bound memory: 4 MiB of "{},{},…" in place of
+// the choices become 2 GiB of go-openai's structs.
+func elements(body []byte) int {
+	n, quoted := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++
+		case !quoted && (c == ',' || c == '{' || c == '['):
+			n++
+		}
+	}
+	return n
 }
 
 func gzipped(resp *http.Response) bool {
