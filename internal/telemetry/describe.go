@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -147,7 +146,7 @@ func (d describer) urlError(e *url.Error, depth int) string {
 func wellKnown(err error) bool {
 	return slices.Contains([]error{
 		context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, io.ErrShortWrite,
-		http.ErrServerClosed, sql.ErrNoRows, sql.ErrConnDone, sql.ErrTxDone,
+		http.ErrServerClosed,
 	}, err)
 }
 

@@ -73,7 +73,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.log.InfoContext(ctx, "Telemetry: serving metrics and health", slog.String("addr", listener.Addr().String()))
 	s.wg.Go(func() {
 		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("Telemetry: the metrics and health endpoints ended", slog.Any("error", err))
+			s.log.ErrorContext(ctx, "Telemetry: the metrics and health endpoints ended", slog.Any("error", err))
 		}
 	})
 	return nil

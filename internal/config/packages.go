@@ -1,0 +1,114 @@
+package config
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/nodpt/executor/activities"
+	"github.com/nodpt/executor/bridge"
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/llm"
+	"github.com/nodpt/executor/internal/store"
+	"github.com/nodpt/executor/internal/stream"
+	"github.com/nodpt/executor/internal/telemetry"
+	"github.com/nodpt/executor/worker"
+)
+
+// updatesStream is where outcomes are published. Its name is part of the
+// contract with NodPT and no setting.
+const updatesStream = "signalr:updates"
+
+// Stream returns the settings of the Redis client.
+func (c Config) Stream() stream.Config {
+	_, connection := c.redis()
+	return stream.Config{
+		Connection: connection,
+		CAFile:     c.RedisCAFile,
+		Group:      c.ConsumerGroup,
+		Consumer:   c.ConsumerName,
+	}
+}
+
+// LLM returns the settings of the LLM client.
+func (c Config) LLM() llm.Config {
+	return llm.Config{
+		Endpoint: c.LLMEndpoint,
+		APIKey:   cmp.Or(c.LLMAPIKey, c.OpenAIAPIKey),
+		Timeout:  c.LLMTimeout,
+	}
+}
+
+// Store returns the settings of the result store.
+func (c Config) Store() store.Config { return store.Config{URL: c.DatabaseURL} }
+
+// Bridge returns the settings of the bridge.
+func (c Config) Bridge() bridge.Config {
+	return bridge.Config{
+		MaxInFlight:  c.BridgeMaxInFlight,
+		ClaimMinIdle: c.ClaimMinIdle,
+		ChatList:     c.ChatList,
+		Updates:      updatesStream,
+	}
+}
+
+// Worker returns the settings of the workers, without queues, which the command
+// line names.
+func (c Config) Worker() worker.Config {
+	return worker.Config{
+		Slots: map[job.Role]int{
+			job.Manager:   c.MaxManager,
+			job.Inspector: c.MaxInspector,
+			job.Agent:     c.MaxAgent,
+			job.Chat:      c.MaxChat,
+		},
+		Unlimited:    c.BridgeMaxInFlight,
+		Total:        c.MaxTotal,
+		DrainTimeout: c.DrainTimeout,
+	}
+}
+
+// Roles returns what role activities look up: models, token limits, durations.
+func (c Config) Roles() activities.Config {
+	return activities.Config{
+		Models: map[job.Role]string{
+			job.Manager:   c.ModelManager,
+			job.Inspector: c.ModelInspector,
+			job.Agent:     c.ModelAgent,
+			job.Chat:      c.ModelChat,
+		},
+		DefaultModel: c.DefaultModel,
+		ChatModels:   slices.Clone(c.ChatModels),
+		MaxTokens: map[job.Role]int{
+			job.Manager:   c.MaxTokensManager,
+			job.Inspector: c.MaxTokensInspector,
+			job.Agent:     c.MaxTokensAgent,
+			job.Chat:      c.MaxTokensChat,
+		},
+		LLMTimeout:   c.LLMTimeout,
+		DrainTimeout: c.DrainTimeout,
+		RetryFor:     c.RetryFor,
+	}
+}
+
+// Log returns the settings of the logger.
+func (c Config) Log() telemetry.LogConfig {
+	return telemetry.LogConfig{Level: c.LogLevel, Format: c.LogFormat}
+}
+
+// HTTP returns where metrics and health are served.
+func (c Config) HTTP() telemetry.HTTPConfig {
+	return telemetry.HTTPConfig{Addr: c.HTTPAddr, Explicit: c.isSet("HTTP_ADDR")}
+}
+
+// Metrics returns the models that become labels: all that are configured.
+func (c Config) Metrics() telemetry.MetricsConfig {
+	models := append([]string{c.ModelManager, c.ModelInspector, c.ModelAgent, c.ModelChat, c.DefaultModel}, c.ChatModels...)
+	slices.Sort(models)
+	models = slices.DeleteFunc(slices.Compact(models), func(m string) bool { return m == "" || m == "*" })
+	return telemetry.MetricsConfig{Models: models}
+}
+
+// StopTimeout is how long the whole process may take to stop: DRAIN_TIMEOUT and
+// ten seconds. It is fx's stop timeout, and shorter than STOP_GRACE.
+func (c Config) StopTimeout() time.Duration { return c.DrainTimeout + stopMargin }
