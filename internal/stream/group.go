@@ -121,9 +121,9 @@ func (c *Client) Entry(ctx context.Context, stream, id string) (job.Entry, bool,
 }
 
 // ClaimDead takes over entries of consumers that have stopped beating, at most
-// max of them; this consumer is never counted as dead. Taking counts as one more
+// limit of them; this consumer is never counted as dead. Taking counts as one more
 // delivery. Call it until it returns nothing.
-func (c *Client) ClaimDead(ctx context.Context, stream string, max int) (Batch, error) { //nolint:predeclared // the contract's name
+func (c *Client) ClaimDead(ctx context.Context, stream string, limit int) (Batch, error) {
 	op := "take over entries of " + stream
 	dead, err := c.deadConsumers(ctx, stream)
 	if err != nil {
@@ -131,7 +131,7 @@ func (c *Client) ClaimDead(ctx context.Context, stream string, max int) (Batch, 
 	}
 	var all Batch
 	for _, name := range dead {
-		left := max - len(all.Entries) - len(all.Deleted)
+		left := limit - len(all.Entries) - len(all.Deleted)
 		if left <= 0 {
 			break
 		}

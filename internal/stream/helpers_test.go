@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,4 +84,20 @@ func length(t *testing.T, c *Client, stream string) int64 {
 	n, err := c.commands.XLen(t.Context(), stream).Result()
 	require.NoError(t, err)
 	return n
+}
+
+func contextWithCancel(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	return ctx, cancel
+}
+
+func infoHas(info, line string) bool {
+	for l := range strings.Lines(info) {
+		if strings.TrimSpace(l) == line {
+			return true
+		}
+	}
+	return false
 }
