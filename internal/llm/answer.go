@@ -3,10 +3,12 @@ package llm
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/sashabaranov/go-openai"
+
+	"github.com/nodpt/executor/internal/job"
 )
 
 // decodedInPart reports whether err only says that some field of a complete
@@ -38,7 +40,7 @@ func (x *exchange) answer(asked string, resp openai.ChatCompletionResponse) (Ans
 	default:
 		return Answer{}, x.malformed("empty_content")
 	}
-	text = safeText(text)
+	text = job.SafeText(text, math.MaxInt)
 	if exceeds(text, MaxAnswer) {
 		return Answer{}, &Error{Kind: TooLarge, Status: x.status, Code: "answer_too_large"}
 	}
@@ -89,13 +91,7 @@ func modelName(answered, asked string) string {
 	if answered == "" || len(answered) > 256 {
 		return asked
 	}
-	return safeText(answered)
-}
-
-// safeText replaces what databases refuse: NUL and invalid UTF-8.
-func safeText(s string) string {
-	const replacement = string(utf8.RuneError)
-	return strings.ReplaceAll(strings.ToValidUTF8(s, replacement), "\x00", replacement)
+	return job.SafeText(answered, math.MaxInt)
 }
 
 // exceeds reports whether the text is larger than limit as JSON with HTML

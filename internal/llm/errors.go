@@ -25,8 +25,8 @@ type Kind string
 const (
 	Unreachable   Kind = "llm_unreachable"      // no complete response: refused, reset, cut short
 	Timeout       Kind = "llm_timeout"          // no complete response in time, or status 408
-	ServerError   Kind = "llm_server_error"     // 5xx, and 4xx that ask for another try
-	RateLimited   Kind = "llm_rate_limited"     // 429, or 503 and 529 with Retry-After
+	ServerError   Kind = "llm_server_error"     // 5xx, and 4xx that are about the moment; 503 may carry RetryAfter
+	RateLimited   Kind = "llm_rate_limited"     // 429, or 529 with Retry-After
 	Quota         Kind = "llm_quota"            // the account is exhausted: a person has to act
 	Misconfigured Kind = "llm_misconfigured"    // 401, 403, 404, redirects, refused addresses: our settings
 	BadRequest    Kind = "llm_bad_request"      // 400, 413, 422: this job's request
@@ -186,7 +186,7 @@ func statusKind(status int, codes []string, retryAfter bool) Kind {
 			return Quota
 		}
 		return Misconfigured
-	case http.StatusServiceUnavailable, 529: // 529: overloaded, as some providers say it
+	case 529: // overloaded, as some providers say it
 		if retryAfter {
 			return RateLimited
 		}

@@ -35,7 +35,7 @@ func TestStatuses(t *testing.T) {
 		{500, "", "", Error{Kind: ServerError}},
 		{502, "<html>Bad Gateway</html>", "", Error{Kind: ServerError}},
 		{503, "", "", Error{Kind: ServerError}},
-		{503, "", "7", Error{Kind: RateLimited, RetryAfter: 7 * time.Second}},
+		{503, "", "7", Error{Kind: ServerError, RetryAfter: 7 * time.Second}},
 		{504, "", "", Error{Kind: ServerError}},
 		{529, `{"type":"error","error":{"type":"overloaded_error","message":"m"}}`, "", Error{Kind: ServerError, Code: "overloaded_error"}},
 		{529, "", "2", Error{Kind: RateLimited, RetryAfter: 2 * time.Second}},

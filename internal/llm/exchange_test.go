@@ -241,7 +241,7 @@ func TestRetryAfter(t *testing.T) {
 	require.Equal(t, 7*time.Second, requireError(t, err).RetryAfter)
 	_, err = c.Complete(t.Context(), Request{Model: "m", Prompt: "date"})
 	e := requireError(t, err)
-	require.Equal(t, RateLimited, e.Kind)
+	require.Equal(t, ServerError, e.Kind)
 	require.InDelta(t, 600, e.RetryAfter.Seconds(), 2, "the date has whole seconds")
 }
 
