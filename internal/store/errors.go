@@ -57,6 +57,8 @@ func (e *Error) Error() string {
 	}
 	switch {
 	case errors.Is(e.cause, context.Canceled), errors.Is(e.cause, ErrClosed), errors.Is(e.cause, ErrBadRow):
+	case errors.Is(e.cause, ErrConfig):
+		b.WriteString("; correct DATABASE_URL")
 	default:
 		b.WriteString("; check DATABASE_URL and its database")
 	}
@@ -84,7 +86,7 @@ func (s *Store) fail(ctx context.Context, op string, err error) error {
 	switch {
 	case errors.Is(err, ErrBadRow):
 		e.Reason, e.cause = strings.TrimPrefix(err.Error(), badRowPrefix), ErrBadRow
-	case s.closed.Load(), errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrClosed):
 		e.Reason, e.cause = "the store is closed", ErrClosed
 	case ctx.Err() != nil:
 		// What the driver says then depends on where the cancellation met it.
@@ -94,6 +96,9 @@ func (s *Store) fail(ctx context.Context, op string, err error) error {
 		}
 	default:
 		r := s.dialect.reason(err)
+		if r.code == "" && r.cause == nil && s.closed.Load() {
+			r.text, r.cause = "the store is closed", ErrClosed // database/sql has no error value for it
+		}
 		e.Reason, e.Code, e.cause = r.text, r.code, r.cause
 	}
 	return e

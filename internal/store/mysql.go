@@ -114,7 +114,7 @@ func mysqlParams(params url.Values, host string) (url.Values, *tls.Config, error
 			}
 			pass.Set("tls", mode)
 		case "ssl-ca":
-			pem, err := os.ReadFile(value) //nolint:gosec // the operator names the file
+			pem, err := os.ReadFile(value)
 			if err != nil {
 				return nil, nil, configError(mysqlName, "the file named by ssl-ca cannot be read")
 			}

@@ -15,10 +15,10 @@ import (
 )
 
 // openSQLite opens the file that follows sqlite://.
-func openSQLite(ctx context.Context, rest string) (*Store, *sql.DB, error) {
+func openSQLite(ctx context.Context, rest string) (*Store, error) {
 	path, err := sqlitePath(rest)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	d := dialect{
 		name:          sqliteName,
@@ -31,7 +31,7 @@ func openSQLite(ctx context.Context, rest string) (*Store, *sql.DB, error) {
 	d.queries = newQueries(d)
 	s := &Store{dialect: d, describe: "sqlite://" + path}
 	if err := createPrivate(path); err != nil {
-		return nil, nil, s.fail(ctx, "open", err)
+		return nil, s.fail(ctx, "open", err)
 	}
 
 	// FULL: an acknowledged job must survive a power cut. Transactions begin
@@ -39,23 +39,17 @@ func openSQLite(ctx context.Context, rest string) (*Store, *sql.DB, error) {
 	// another process was faster, instead of waiting.
 	writing, err := sqlitePool(path, 1, "_journal_mode=WAL&_synchronous=FULL&_txlock=immediate")
 	if err != nil {
-		return nil, nil, s.fail(ctx, "open", err)
+		return nil, s.fail(ctx, "open", err)
 	}
 	reading, err := sqlitePool(path, sqliteReads, "_query_only=true")
 	if err != nil {
-		return nil, nil, errors.Join(s.fail(ctx, "open", err), writing.Close())
+		return nil, errors.Join(s.fail(ctx, "open", err), writing.Close())
 	}
 	if err := settleJournal(ctx, writing); err != nil {
-		return nil, nil, errors.Join(s.fail(ctx, "open", err), writing.Close(), reading.Close())
+		return nil, errors.Join(s.fail(ctx, "open", err), writing.Close(), reading.Close())
 	}
-	group := newGroupCommit(ctx, writing)
-	s.reads = reading
-	s.commit = group.do
-	s.stop = func() error {
-		group.close()
-		return errors.Join(reading.Close(), writing.Close())
-	}
-	return s, writing, nil
+	s.reads, s.writes, s.writer = reading, writing, newGroupCommit(ctx, writing)
+	return s, nil
 }
 
 // sqlitePath reads the path of a sqlite:// URL and makes it absolute, so that
@@ -82,7 +76,7 @@ func sqlitePath(rest string) (string, error) {
 // answers, and finds out early whether it can be written. SQLite gives its
 // side files the same mode.
 func createPrivate(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator names the file
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
@@ -37,11 +38,18 @@ type Store struct {
 	describe string
 	uuid     string
 	reads    *sql.DB
-	// commit runs op in one write transaction. op may run more than once and
-	// must then start over.
-	commit func(ctx context.Context, op operation) error
-	stop   func() error
-	closed atomic.Bool
+	writes   *sql.DB // on servers the same pool as reads
+	writer   writer
+	closed   atomic.Bool
+}
+
+// writer runs operations in write transactions.
+type writer interface {
+	// do returns when op is committed. op may run more than once and must
+	// then start over.
+	do(ctx context.Context, op operation) error
+	// close returns when nothing is being written any more.
+	close()
 }
 
 // querier is what *sql.DB and *sql.Tx have in common for us.
@@ -60,11 +68,11 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, migrations, err := connect(ctx, cfg)
+	s, err := connect(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx, migrations, log); err != nil {
+	if err := s.prepare(ctx, log); err != nil {
 		_ = s.Close() // the first error is the one that matters
 		return nil, err
 	}
@@ -75,17 +83,17 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// prepare migrates through db, which on SQLite is the writing connection.
-func (s *Store) prepare(ctx context.Context, db *sql.DB, log *slog.Logger) error {
+// prepare makes the database ours.
+func (s *Store) prepare(ctx context.Context, log *slog.Logger) error {
 	if s.dialect.check != nil {
-		if err := s.dialect.check(ctx, db); err != nil {
+		if err := s.dialect.check(ctx, s.writes); err != nil {
 			return s.fail(ctx, "open", err)
 		}
 	}
-	if err := migrate(ctx, s.dialect, db, log); err != nil {
+	if err := migrate(ctx, s.dialect, s.writes, log); err != nil {
 		return s.fail(ctx, "migrate", err)
 	}
-	id, err := identity(ctx, s.dialect, db)
+	id, err := identity(ctx, s.dialect, s.writes)
 	if err != nil {
 		return s.fail(ctx, "read the store's identity", err)
 	}
@@ -130,7 +138,7 @@ func (s *Store) Persist(ctx context.Context, row job.Row) (job.Persisted, error)
 				return nil
 			}
 		}
-		return s.commit(ctx, func(ctx context.Context, tx querier) error {
+		return s.writer.do(ctx, func(ctx context.Context, tx querier) error {
 			var err error
 			out, err = s.settle(ctx, tx, row)
 			return err
@@ -186,7 +194,7 @@ func (s *Store) RaiseEntry(ctx context.Context, key job.Key, entryID string) err
 	key, entryID = cleanKey(key), job.SafeText(entryID, maxEntryID)
 	const op = "raise the last entry"
 	return s.write(ctx, op, func() error {
-		return s.commit(ctx, func(ctx context.Context, tx querier) error {
+		return s.writer.do(ctx, func(ctx context.Context, tx querier) error {
 			last, found, err := s.lastEntry(ctx, tx, key)
 			if err != nil || !found || job.CompareEntryIDs(entryID, last) <= 0 {
 				return err
@@ -202,7 +210,7 @@ func (s *Store) SetDeadID(ctx context.Context, key job.Key, effect, deadID strin
 	key, effect, deadID = cleanKey(key), job.SafeText(effect, maxEffect), job.SafeText(deadID, maxEntryID)
 	const op = "record the dead letter"
 	return s.write(ctx, op, func() error {
-		return s.commit(ctx, func(ctx context.Context, tx querier) error {
+		return s.writer.do(ctx, func(ctx context.Context, tx querier) error {
 			return s.setDead(ctx, tx, key, effect, deadID)
 		})
 	})
@@ -260,7 +268,8 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	if err := s.stop(); err != nil {
+	s.writer.close()
+	if err := errors.Join(s.reads.Close(), s.writes.Close()); err != nil {
 		return &Error{Op: "close", Dialect: s.dialect.name, Reason: s.dialect.reason(err).text}
 	}
 	return nil
@@ -302,19 +311,22 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// inTransaction returns a commit function for servers, which order concurrent
-// transactions themselves. READ COMMITTED, because MySQL's default would lock
-// the gaps between keys and let unrelated jobs deadlock.
-func inTransaction(db *sql.DB) func(context.Context, operation) error {
-	return func(ctx context.Context, op operation) error {
-		tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-		if err != nil {
-			return err
-		}
-		defer func() { _ = tx.Rollback() }() // after Commit it does nothing
-		if err := op(ctx, tx); err != nil {
-			return err
-		}
-		return tx.Commit()
+// serverWriter leaves the order of concurrent transactions to the server. READ
+// COMMITTED, because MySQL's default would lock the gaps between keys and let
+// unrelated jobs deadlock.
+type serverWriter struct{ db *sql.DB }
+
+func (w serverWriter) do(ctx context.Context, op operation) error {
+	tx, err := w.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
 	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	if err := op(ctx, tx); err != nil {
+		return err
+	}
+	return tx.Commit()
 }
+
+// close has nothing to wait for: closing the pool ends what still runs.
+func (serverWriter) close() {}

@@ -7,12 +7,11 @@ import (
 	"strings"
 )
 
-// connect opens the pools for cfg.URL, without using them yet. The returned
-// database is the one to migrate through.
-func connect(ctx context.Context, cfg Config) (*Store, *sql.DB, error) {
+// connect opens the pools for cfg.URL.
+func connect(ctx context.Context, cfg Config) (*Store, error) {
 	scheme, rest, found := strings.Cut(cfg.URL, "://")
 	if !found {
-		return nil, nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
+		return nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
 	}
 	if scheme == sqliteName {
 		return openSQLite(ctx, rest)
@@ -28,18 +27,18 @@ func connect(ctx context.Context, cfg Config) (*Store, *sql.DB, error) {
 	case mysqlName, "mariadb":
 		dialect, db, err = openMySQL(cfg.URL)
 	default:
-		return nil, nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
+		return nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	return &Store{
 		dialect:  dialect,
 		describe: Redact(cfg.URL),
 		reads:    db,
-		commit:   inTransaction(db),
-		stop:     db.Close,
-	}, db, nil
+		writes:   db,
+		writer:   serverWriter{db},
+	}, nil
 }
 
 // Redact returns a database URL with everything that may be a secret replaced
