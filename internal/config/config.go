@@ -428,4 +428,3 @@ func short(d time.Duration) string {
 	}
 	return s
 }
-

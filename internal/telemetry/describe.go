@@ -122,10 +122,6 @@ func (d describer) foreign(err error, depth int) string {
 		if state := e.SQLState(); identifier("s" + state) {
 			text += " SQLSTATE " + state
 		}
-	default:
-		if code := replyCode(err); code != "" {
-			text += " " + code
-		}
 	}
 	if inner := errors.Unwrap(err); inner != nil {
 		text += ": " + d.text(inner, depth+1)
@@ -173,19 +169,6 @@ func harmlessAnswer(err error) bool {
 		return e.GRPCStatus().Code() == codes.Unavailable
 	}
 	return false
-}
-
-// replyCode is the first word of an error that is a string, as Redis' replies
-// are (NOGROUP, OOM, WRONGTYPE), when it looks like such a code.
-func replyCode(err error) string {
-	if v := reflect.ValueOf(err); v.Kind() != reflect.String {
-		return ""
-	}
-	code, _, _ := strings.Cut(err.Error(), " ")
-	if len(code) < 2 || len(code) > 16 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
-		return ""
-	}
-	return code
 }
 
 func packageOf(err error) string {
