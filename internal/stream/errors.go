@@ -138,7 +138,6 @@ func networkDetail(err error) string {
 		certErr  *tls.CertificateVerificationError
 		hostErr  x509.HostnameError
 		alertErr tls.AlertError
-		recErr   tls.RecordHeaderError
 	)
 	switch {
 	case errors.As(err, &certErr):
@@ -147,8 +146,6 @@ func networkDetail(err error) string {
 		return hostErr.Error()
 	case errors.As(err, &alertErr):
 		return alertErr.Error()
-	case errors.As(err, &recErr):
-		return "the server does not speak TLS"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed by the server"
 	case errors.As(err, &dnsErr):
