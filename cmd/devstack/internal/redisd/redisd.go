@@ -4,9 +4,11 @@
 package redisd
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +16,6 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 )
@@ -87,11 +88,28 @@ func startMini(cfg Config) (*Server, error) {
 }
 
 // ping succeeds when Redis serves commands: it accepts connections, but refuses
-// commands, while it loads its data.
+// commands, while it loads its data. It speaks the protocol itself, because the
+// Redis client logs each connection that is refused.
 func (s *Server) ping(ctx context.Context) error {
-	c := redis.NewClient(&redis.Options{Addr: s.address, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true})
-	defer func() { _ = c.Close() }()
-	return c.Ping(ctx).Err()
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", s.address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+		return err
+	}
+	reply, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if reply != "+PONG\r\n" {
+		return fmt.Errorf("redis answers %q", reply)
+	}
+	return nil
 }
 
 // Address is the host:port.

@@ -40,7 +40,7 @@ type Options struct {
 	// Strict makes a busy port an error. Otherwise another one is used.
 	Strict bool
 	// Progress receives a line for each step.
-	Progress io.Writer
+	Progress io.Writer `json:"-"`
 }
 
 // Limits of the demo's executor, as in the README of the executor it replaces.
@@ -112,10 +112,7 @@ func (s *Stack) up(ctx context.Context) error {
 		parts.Go(func() error { return s.startRedis(ctx) })
 		parts.Go(func() error { return s.startLLM(ctx) })
 	}
-	if err := parts.Wait(); err != nil {
-		return err
-	}
-	return nil
+	return parts.Wait()
 }
 
 // StartExecutor runs the executor on the stack and returns when it is ready.
@@ -264,13 +261,9 @@ func (s *Stack) port(ctx context.Context, want int, what string) (int, error) {
 // books, and what it needs after it. It is harmless on a stack half started.
 func (s *Stack) Down(ctx context.Context) error {
 	var errs []error
-	if s.executor != nil {
-		errs = append(errs, s.executor.Stop(ctx, stopGrace))
-	}
+	errs = append(errs, stop(ctx, s.executor))
 	var rest errgroup.Group // collects the first error only, which is enough here
-	if s.mock != nil {
-		rest.Go(func() error { return s.mock.Stop(ctx, stopGrace) })
-	}
+	rest.Go(func() error { return stop(ctx, s.mock) })
 	if s.redis != nil {
 		rest.Go(func() error { return s.redis.Stop(ctx) })
 	}
@@ -288,6 +281,20 @@ func (s *Stack) Down(ctx context.Context) error {
 		errs = append(errs, s.lock.Unlock())
 	}
 	return errors.Join(errs...)
+}
+
+// stop ends a child. One that has ended by itself is nothing to report here:
+// whoever waited for it did.
+func stop(ctx context.Context, p *proc.Process) error {
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.Done():
+		return nil
+	default:
+		return p.Stop(ctx, stopGrace)
+	}
 }
 
 // Wait returns nil when ctx ends, and an error when a part of the stack ends by

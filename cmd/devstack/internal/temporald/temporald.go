@@ -61,10 +61,10 @@ type Config struct {
 	// LogFile receives the server's warnings and errors. It is noisy while
 	// starting and stopping, hence not the terminal.
 	LogFile string
-	// Namespace is created if absent. Default: DefaultNamespace.
-	Namespace string
-	// Retention of closed workflows in that namespace, at least a day; used
-	// only when the namespace is created. Default: DefaultRetention.
+	// Namespaces are created if absent. Default: DefaultNamespace alone.
+	Namespaces []string
+	// Retention of closed workflows in them, at least a day; used only when a
+	// namespace is created. Default: DefaultRetention.
 	Retention time.Duration
 }
 
@@ -83,16 +83,15 @@ func SearchAttributes() map[string]enumspb.IndexedValueType {
 
 // Server is a running Temporal server.
 type Server struct {
-	server    temporal.Server
-	address   string
-	namespace string
+	server  temporal.Server
+	address string
 }
 
-// Start runs a server and returns when it serves the namespace. The ports of
+// Start runs a server and returns when it serves its namespaces. The ports of
 // its inner services are taken from ports.
 func Start(ctx context.Context, cfg Config, ports *proc.Ports) (*Server, error) {
-	if cfg.Namespace == "" {
-		cfg.Namespace = DefaultNamespace
+	if len(cfg.Namespaces) == 0 {
+		cfg.Namespaces = []string{DefaultNamespace}
 	}
 	if cfg.Retention == 0 {
 		cfg.Retention = DefaultRetention
@@ -125,8 +124,8 @@ func Start(ctx context.Context, cfg Config, ports *proc.Ports) (*Server, error) 
 	if err := server.Start(); err != nil {
 		return nil, fmt.Errorf("temporal server: %w", err)
 	}
-	s := &Server{server: server, address: proc.Loopback(cfg.Port), namespace: cfg.Namespace}
-	if err := s.waitServing(ctx); err != nil {
+	s := &Server{server: server, address: proc.Loopback(cfg.Port)}
+	if err := s.waitServing(ctx, cfg.Namespaces); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
@@ -144,24 +143,26 @@ func (s *Server) Stop() error {
 	return nil
 }
 
-// waitServing returns when the frontend answers for the namespace.
-func (s *Server) waitServing(ctx context.Context) error {
+// waitServing returns when the frontend answers for all namespaces.
+func (s *Server) waitServing(ctx context.Context, namespaces []string) error {
 	c, err := client.NewLazyClient(client.Options{HostPort: s.address, Logger: quiet{}})
 	if err != nil {
 		return fmt.Errorf("temporal server: %w", err)
 	}
 	defer c.Close()
-	err = proc.Wait(ctx, func(ctx context.Context) error {
-		_, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.namespace})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("temporal server does not serve namespace %s: %w", s.namespace, err)
+	for _, namespace := range namespaces {
+		err = proc.Wait(ctx, func(ctx context.Context) error {
+			_, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("temporal server does not serve namespace %s: %w", namespace, err)
+		}
 	}
 	return nil
 }
 
-// openDatabase makes sure that the database has its schema and the namespace.
+// openDatabase makes sure that the database has its schema and the namespaces.
 func openDatabase(cfg Config) (*config.SQL, error) {
 	db := &config.SQL{PluginName: sqliteplugin.PluginName}
 	if cfg.Database == "" {
@@ -182,14 +183,16 @@ func openDatabase(cfg Config) (*config.SQL, error) {
 		// loses nothing, and a crash of the machine at most the last transactions.
 		db.ConnectAttributes = map[string]string{"mode": "rwc", "journal_mode": "wal", "synchronous": "1"}
 	}
-	namespace, err := sqliteschema.NewNamespaceConfig(clusterName, cfg.Namespace, false, SearchAttributes())
-	if err != nil {
-		return nil, fmt.Errorf("namespace %s: %w", cfg.Namespace, err)
-	}
-	namespace.Detail.Config.Retention = durationpb.New(cfg.Retention)
-	// An existing namespace is left as it is.
-	if err := sqliteschema.CreateNamespaces(db, namespace); err != nil {
-		return nil, fmt.Errorf("namespace %s: %w", cfg.Namespace, err)
+	for _, name := range cfg.Namespaces {
+		namespace, err := sqliteschema.NewNamespaceConfig(clusterName, name, false, SearchAttributes())
+		if err != nil {
+			return nil, fmt.Errorf("namespace %s: %w", name, err)
+		}
+		namespace.Detail.Config.Retention = durationpb.New(cfg.Retention)
+		// An existing namespace is left as it is.
+		if err := sqliteschema.CreateNamespaces(db, namespace); err != nil {
+			return nil, fmt.Errorf("namespace %s: %w", name, err)
+		}
 	}
 	return db, nil
 }

@@ -89,7 +89,7 @@ func TestServerRunsWorkflowsAndKeepsThem(t *testing.T) {
 func TestServerInMemory(t *testing.T) {
 	t.Parallel()
 	ports := new(proc.Ports)
-	server, c := start(t, ports, Config{Namespace: "other", Retention: 48 * time.Hour})
+	server, c := start(t, ports, Config{Namespaces: []string{"one", "other"}, Retention: 48 * time.Hour})
 	namespace, err := c.WorkflowService().DescribeNamespace(t.Context(), &workflowservice.DescribeNamespaceRequest{Namespace: "other"})
 	require.NoError(t, err)
 	require.Equal(t, 48*time.Hour, namespace.GetConfig().GetWorkflowExecutionRetentionTtl().AsDuration())
