@@ -229,7 +229,7 @@ func (l *lane) start(ctx context.Context, it *item, row *job.Row, reuse Reuse) (
 	case err != nil:
 		return failing, err
 	case res.Verdict == Refused:
-		it.rejected = &job.Rejection{Reason: job.ReasonStartRefused, Job: it.decoded.Job}
+		it.rejected = &job.Rejection{Reason: job.ReasonStartRefused, Job: it.decoded.Job.Identifiers()}
 		return settled, l.reject(ctx, it)
 	case res.Verdict == Started && !it.verify:
 		return running, nil

@@ -1,0 +1,329 @@
+package bridge
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/internal/job"
+)
+
+func TestARunThatWasKilledIsFailed(t *testing.T) { // F27
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		state RunState
+		code  string
+	}{
+		"terminated": {RunTerminated, "terminated"},
+		"timed out":  {RunTimedOut, "timed_out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.run(w.bridge("b1"))
+			id := w.agentJob("j1")
+			run := w.started(job.Agent, "j1")
+			w.temporal.close(run.WorkflowID, tc.state, "")
+			w.settled(job.Agent)
+			row, ok := w.row(job.Agent, "j1")
+			require.True(t, ok)
+			require.Equal(t, job.Failed, row.Status)
+			require.Equal(t, tc.code, row.ErrorCode)
+			require.Equal(t, run.RunID, row.RunID)
+			require.Equal(t, job.EntryEffect("jobs:agent", id), row.Effect)
+			updates, dead := w.updates(), w.dead(job.Agent)
+			require.Len(t, updates, 1)
+			require.Equal(t, "error", updates[0]["Type"])
+			require.Contains(t, updates[0]["Payload"], tc.code)
+			require.Len(t, dead, 1)
+			require.Equal(t, tc.code, dead[0]["reason"])
+			require.Equal(t, "do it", dead[0]["task"])
+			require.NotEmpty(t, row.DeadID)
+			require.Equal(t, 1, w.metrics.get("finished agent failed "+tc.code))
+
+			// The same id sent again is a retry.
+			w.agentJob("j1")
+			w.finish(w.started(job.Agent, "j1"), good("ok"))
+			w.settled(job.Agent)
+			require.Len(t, w.updates(), 2)
+		})
+	}
+}
+
+func TestKilledRunsAreNoticedWithoutVisibility(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.temporal.blind = true // the listing shows nothing: every entry becomes suspect in time
+	w.run(w.bridge("b1"))
+	w.agentJob("killed")
+	w.agentJob("open")
+	w.temporal.close(w.started(job.Agent, "killed").WorkflowID, RunTerminated, "")
+	open := w.started(job.Agent, "open")
+	w.eventually("the killed one is settled", func() bool { return len(w.dead(job.Agent)) == 1 })
+	require.EqualValues(t, 1, w.pending(job.Agent), "the open one is left alone")
+	w.finish(open, good("ok"))
+	w.settled(job.Agent)
+	require.Len(t, w.temporal.startedIDs(), 2)
+}
+
+func TestARetryThatWasKilledReplacesTheOldFailure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	w.finish(w.started(job.Agent, "j1"), bad())
+	w.settled(job.Agent)
+	retry := w.agentJob("j1")
+	w.temporal.close(w.started(job.Agent, "j1").WorkflowID, RunTerminated, "")
+	w.settled(job.Agent)
+	row, _ := w.row(job.Agent, "j1")
+	require.Equal(t, "terminated", row.ErrorCode)
+	require.Equal(t, retry, row.EntryID)
+	require.Len(t, w.updates(), 2)
+	require.Len(t, w.dead(job.Agent), 2)
+}
+
+func TestAKilledRunWhoseEntryIsGoneIsFailedFromItsInput(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	id := w.agentJob("j1")
+	run := w.started(job.Agent, "j1")
+	w.redis("XACK", "jobs:agent", "executor-group", id)
+	w.redis("XDEL", "jobs:agent", id)
+	w.temporal.close(run.WorkflowID, RunTerminated, "")
+	w.eventually("it is settled all the same", func() bool { return len(w.dead(job.Agent)) == 1 })
+	row, ok := w.row(job.Agent, "j1")
+	require.True(t, ok)
+	require.Equal(t, "terminated", row.ErrorCode)
+	require.Len(t, w.updates(), 1)
+	require.Equal(t, "do it", w.dead(job.Agent)[0]["task"])
+}
+
+func TestAResetIsNotAKilledRun(t *testing.T) { // F29, S23
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	first := w.started(job.Agent, "j1")
+	again := w.temporal.reset(first.WorkflowID) // terminates the first
+	w.agentJob("probe")                         // marks that the reconciler has seen it
+	w.temporal.close(w.started(job.Agent, "probe").WorkflowID, RunTerminated, "")
+	w.eventually("a survey has passed", func() bool { return w.metrics.get("finished agent failed terminated") == 1 })
+	_, ok := w.row(job.Agent, "j1")
+	require.False(t, ok)
+
+	t.Run("its outcome counts", func(t *testing.T) { //nolint:paralleltest // continues the story
+		w.finish(again, good("ok"))
+		w.settled(job.Agent)
+		row, _ := w.row(job.Agent, "j1")
+		require.Equal(t, job.Completed, row.Status)
+		require.Equal(t, job.RunEffect(again.RunID), row.Effect)
+	})
+}
+
+func TestAResetThatIsKilledSpeaksForItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	first := w.started(job.Agent, "j1")
+	again := w.temporal.reset(first.WorkflowID)
+	w.temporal.close(again.WorkflowID, RunTerminated, "")
+	w.settled(job.Agent)
+	row, ok := w.row(job.Agent, "j1")
+	require.True(t, ok)
+	require.Equal(t, job.RunEffect(again.RunID), row.Effect)
+	require.Len(t, w.updates(), 1)
+}
+
+func TestTemporalLosesItsState(t *testing.T) { // F24
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.run(w.bridge("b2"))
+	const jobs = 40
+	for i := range jobs {
+		w.agentJob("j" + strconv.Itoa(i))
+	}
+	for i := range jobs {
+		run := w.started(job.Agent, "j"+strconv.Itoa(i))
+		switch {
+		case i < 10: // all done
+			w.finish(run, good("ok"))
+		case i < 20: // the row is written, the rest is not
+			w.persist(run, good("ok"))
+		}
+	}
+	w.temporal.lose("ns-2")
+	for i := 20; i < jobs; i++ {
+		w.finish(w.started(job.Agent, "j"+strconv.Itoa(i)), good("ok"))
+	}
+	w.settled(job.Agent)
+	require.Len(t, w.updates(), jobs)
+	require.Len(t, w.temporal.startedIDs(), jobs+20, "jobs with a row are not run again")
+}
+
+func TestARunThatIsUnknownIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	w.started(job.Agent, "j1")
+	w.temporal.lose("ns-1") // the same namespace id: only the pending entry tells
+	w.finish(w.started(job.Agent, "j1"), good("ok"))
+	w.settled(job.Agent)
+	require.Equal(t, []string{"j1", "j1"}, w.temporal.startedIDs())
+}
+
+func TestAClosedRunWithoutARow(t *testing.T) {
+	t.Parallel()
+
+	t.Run("its own entry does the job again", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		w.run(w.bridge("b1"))
+		id := w.agentJob("j1")
+		first := w.started(job.Agent, "j1")
+		w.temporal.close(first.WorkflowID, RunEnded, job.Completed) // as if the store had lost the row
+		second := w.started(job.Agent, "j1")
+		require.Equal(t, repeatID("jobs:agent", id, first.RunID), second.requestID)
+		w.finish(second, good("ok"))
+		w.settled(job.Agent)
+		require.Len(t, w.updates(), 1)
+	})
+
+	t.Run("another entry does the job again", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		w.run(w.bridge("b1"))
+		first := w.agentJob("j1")
+		run := w.started(job.Agent, "j1")
+		w.redis("XACK", "jobs:agent", "executor-group", first)
+		w.temporal.close(run.WorkflowID, RunEnded, job.Completed)
+		second := w.agentJob("j1")
+		w.eventually("a run for the second", func() bool {
+			run, _ := w.temporal.current(run.WorkflowID)
+			return run.EntryID == second
+		})
+	})
+
+	t.Run("a killed one is failed first, then the new entry is a retry", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		w.run(w.bridge("b1", func(b *Bridge) { b.timing.survey = time.Hour })) // the reconciler is of no help
+		first := w.agentJob("j1")
+		run := w.started(job.Agent, "j1")
+		w.redis("XACK", "jobs:agent", "executor-group", first)
+		w.temporal.close(run.WorkflowID, RunTerminated, "")
+		second := w.agentJob("j1")
+		w.eventually("a run for the second", func() bool {
+			run, _ := w.temporal.current(run.WorkflowID)
+			return run.EntryID == second
+		})
+		row, ok := w.row(job.Agent, "j1")
+		require.True(t, ok)
+		require.Equal(t, first, row.EntryID)
+		require.Len(t, w.dead(job.Agent), 1)
+	})
+}
+
+func TestALostAcknowledgementIsRepeated(t *testing.T) { // F38
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	run := w.started(job.Agent, "j1")
+	w.publish(run, w.persist(run, good("ok")))
+	w.temporal.close(run.WorkflowID, RunEnded, job.Completed) // and no XACK
+	w.settled(job.Agent)
+	require.Len(t, w.updates(), 1)
+	require.Len(t, w.temporal.startedIDs(), 1)
+}
+
+func TestEntriesOfOpenRunsAreRefreshed(t *testing.T) { // S08
+	t.Parallel()
+	w := newWorld(t)
+	watch := &refreshRecorder{Redis: w.open("b1"), seen: make(map[string]int)}
+	w.run(w.bridge("b1", func(b *Bridge) { b.redis = watch }))
+	id := w.agentJob("j1")
+	w.started(job.Agent, "j1")
+	w.eventually("refreshed for its owner", func() bool { return watch.count("b1 "+id) >= 3 })
+	list, err := w.client.PendingList(t.Context(), "jobs:agent", "", 10)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Equal(t, "b1", list[0].Consumer)
+	require.EqualValues(t, 1, list[0].Deliveries, "refreshing is no delivery")
+	require.Equal(t, 1, w.temporal.startCalls(), "an open run needs no look")
+}
+
+func TestOneBridgeReconciles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var bridges []*Bridge
+	var stops []func()
+	for i := range 3 {
+		b := w.bridge("b" + strconv.Itoa(i))
+		bridges = append(bridges, b)
+		stops = append(stops, w.run(b))
+	}
+	leaders := func() (n, which int) {
+		for i, b := range bridges {
+			if b.leader.Load() {
+				n, which = n+1, i
+			}
+		}
+		return n, which
+	}
+	w.eventually("a leader", func() bool { n, _ := leaders(); return n == 1 })
+	_, first := leaders()
+	stops[first]()
+	w.eventually("another leader, at once", func() bool { n, which := leaders(); return n == 1 && which != first })
+}
+
+func TestKilledRunsAreLookedAtInSmallNumbers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1", func(b *Bridge) {
+		b.timing.lookups = 20
+		b.setTiming(b.timing)
+	}))
+	const jobs = 60
+	for i := range jobs {
+		w.agentJob("j" + strconv.Itoa(i))
+	}
+	for i := range jobs {
+		w.temporal.close(w.started(job.Agent, "j"+strconv.Itoa(i)).WorkflowID, RunTerminated, "")
+	}
+	w.agentJob("later")
+	w.finish(w.started(job.Agent, "later"), good("ok")) // intake goes on meanwhile
+	w.settled(job.Agent)
+	require.Len(t, w.dead(job.Agent), jobs)
+	require.Len(t, w.updates(), jobs+1)
+}
+
+// refreshRecorder counts refreshed entries by consumer and id.
+type refreshRecorder struct {
+	Redis
+	mu   sync.Mutex
+	seen map[string]int
+}
+
+func (r *refreshRecorder) Refresh(ctx context.Context, key, consumer string, ids ...string) error {
+	r.mu.Lock()
+	for _, id := range ids {
+		r.seen[consumer+" "+id]++
+	}
+	r.mu.Unlock()
+	return r.Redis.Refresh(ctx, key, consumer, ids...)
+}
+
+func (r *refreshRecorder) count(key string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen[key]
+}
