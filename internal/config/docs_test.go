@@ -45,13 +45,13 @@ func TestVariablesAreComplete(t *testing.T) {
 // Every default is a value that may be set.
 func TestDefaultsAreValid(t *testing.T) {
 	t.Parallel()
-	env := make(environ)
+	given := make(environ)
 	for _, v := range config.Variables() {
 		if !strings.HasPrefix(v.Name, "DB_") {
-			env[v.Name] = v.Default
+			given[v.Name] = v.Default
 		}
 	}
-	explicit, defaults := load(t, env), load(t, nil)
+	explicit, defaults := load(t, given), load(t, nil)
 	require.Equal(t, defaults.Roles(), explicit.Roles())
 	require.Equal(t, defaults.Bridge(), explicit.Bridge())
 	require.Equal(t, defaults.Worker(), explicit.Worker())

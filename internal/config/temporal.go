@@ -74,7 +74,7 @@ func (l *loader) temporalOptions(c *Config) client.Options {
 	if profile.Namespace == "" {
 		profile.Namespace = defaultTemporalNamespace
 	}
-	if _, target, found := strings.Cut(profile.Address, ":///"); !hostPort(profile.Address, false) && !(found && hostPort(target, false)) {
+	if !hostPort(withoutScheme(profile.Address), false) {
 		l.mistake("TEMPORAL_ADDRESS", "must be host:port, for example localhost:7233")
 	}
 	opts, err := profile.ToClientOptions(envconfig.ToClientOptionsRequest{})
@@ -146,11 +146,16 @@ func (l *loader) temporalTLS(t *envconfig.ClientConfigTLS) {
 // temporalHost is the host of an address, which may be a gRPC target such as
 // dns:///temporal:7233.
 func temporalHost(address string) string {
-	if _, target, found := strings.Cut(address, ":///"); found {
-		address = target
-	}
+	address = withoutScheme(address)
 	if i := strings.LastIndexByte(address, ':'); i >= 0 {
 		address = address[:i]
+	}
+	return address
+}
+
+func withoutScheme(address string) string {
+	if _, target, found := strings.Cut(address, ":///"); found {
+		return target
 	}
 	return address
 }

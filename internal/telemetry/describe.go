@@ -86,7 +86,7 @@ func (d describer) outer(err error, depth int) string {
 
 // plain describes what errors.New, errors.Join and fmt.Errorf made.
 func (d describer) plain(err error, depth int) string {
-	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		var parts []string
 		for _, inner := range many.Unwrap() {
 			parts = append(parts, d.text(inner, depth+1))

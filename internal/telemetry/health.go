@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -63,10 +64,7 @@ type Report struct {
 func (h *Health) Ready(ctx context.Context) (Report, bool) {
 	h.mu.Lock()
 	fatal, draining := h.fatal, h.draining
-	checks := make(map[string]func(context.Context) error, len(h.checks))
-	for name, check := range h.checks {
-		checks[name] = check
-	}
+	checks := maps.Clone(h.checks)
 	h.mu.Unlock()
 
 	if fatal != nil {

@@ -246,6 +246,6 @@ func TestModule(t *testing.T) {
 	code, _ := b.request(t, http.MethodGet, "/metrics")
 	require.Equal(t, 200, code)
 	app.RequireStop()
-	_, err := net.DialTimeout("tcp", server.Addr(), time.Second)
+	_, err := new(net.Dialer).DialContext(t.Context(), "tcp", server.Addr())
 	require.Error(t, err)
 }
