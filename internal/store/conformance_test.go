@@ -94,7 +94,7 @@ func runSQL(t *testing.T, s *Store, statement string) {
 	require.NoError(t, err)
 }
 
-func conformance(t *testing.T, dialect string, dbs databases) { //nolint:tparallel // the caller is parallel
+func conformance(t *testing.T, dialect string, dbs databases) {
 	t.Helper()
 
 	t.Run("effect and fence decide", func(t *testing.T) {
@@ -633,7 +633,7 @@ func testCancel(t *testing.T, db bundle) {
 	_, err = db.a.Persist(brief, row)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotContains(t, err.Error(), "CANARY")
-	require.Equal(t, "", stored(t, db.a, row.Key()).NodeID, "reads go on meanwhile")
+	require.Empty(t, stored(t, db.a, row.Key()).NodeID, "reads go on meanwhile")
 	require.NoError(t, holder.Commit())
 
 	got := persist(t, db.a, row)

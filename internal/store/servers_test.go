@@ -62,11 +62,11 @@ func (sqliteFiles) fresh(t *testing.T) string {
 
 // serverKind is how to run one kind of database server.
 type serverKind struct {
-	scheme   string
-	admin    string                                 // database that always exists
-	initOnce func(dir string, port int) []*exec.Cmd // creates the data directory
-	serve    func(dir string, port int) *exec.Cmd
-	owner    []string // users to run as where the tests run as root
+	scheme string
+	admin  string                              // database that always exists
+	create func(dir string) []string           // command that creates the data directory
+	serve  func(dir string, port int) []string // command that runs the server
+	owner  []string                            // users to run as where the tests run as root
 }
 
 // The password has every character that needs encoding in a URL.
@@ -98,17 +98,21 @@ func postgresServer(t *testing.T) serverKind {
 		scheme: "postgres",
 		admin:  "postgres",
 		owner:  []string{"postgres", "nobody"},
-		initOnce: func(dir string, _ int) []*exec.Cmd {
-			return []*exec.Cmd{exec.Command(filepath.Join(bin, "initdb"),
+		create: func(dir string) []string {
+			return []string{
+				filepath.Join(bin, "initdb"),
 				"--pgdata", filepath.Join(dir, "data"), "--username", serverUser,
 				"--auth", "scram-sha-256", "--pwfile", filepath.Join(dir, "password"),
-				"--encoding", "UTF8", "--locale", "C", "--no-sync")}
+				"--encoding", "UTF8", "--locale", "C", "--no-sync",
+			}
 		},
-		serve: func(dir string, port int) *exec.Cmd {
-			return exec.Command(filepath.Join(bin, "postgres"),
+		serve: func(dir string, port int) []string {
+			return []string{
+				filepath.Join(bin, "postgres"),
 				"-D", filepath.Join(dir, "data"), "-p", strconv.Itoa(port),
 				"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-				"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
+				"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
+			}
 		},
 	}
 }
@@ -133,18 +137,22 @@ func mariaDBServer(t *testing.T) serverKind {
 		scheme: "mysql",
 		admin:  "mysql",
 		owner:  []string{"mysql", "nobody"},
-		initOnce: func(dir string, _ int) []*exec.Cmd {
-			return []*exec.Cmd{exec.Command(install, "--no-defaults",
-				"--datadir="+filepath.Join(dir, "data"), "--tmpdir="+dir,
-				"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")}
+		create: func(dir string) []string {
+			return []string{
+				install, "--no-defaults",
+				"--datadir=" + filepath.Join(dir, "data"), "--tmpdir=" + dir,
+				"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+			}
 		},
-		serve: func(dir string, port int) *exec.Cmd {
-			return exec.Command(daemon, "--no-defaults",
-				"--datadir="+filepath.Join(dir, "data"), "--tmpdir="+dir,
-				"--socket="+filepath.Join(dir, "s"), "--pid-file="+filepath.Join(dir, "pid"),
-				"--bind-address=127.0.0.1", "--port="+strconv.Itoa(port), "--skip-name-resolve",
-				"--init-file="+filepath.Join(dir, "init.sql"), "--max-connections=200",
-				"--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0")
+		serve: func(dir string, port int) []string {
+			return []string{
+				daemon, "--no-defaults",
+				"--datadir=" + filepath.Join(dir, "data"), "--tmpdir=" + dir,
+				"--socket=" + filepath.Join(dir, "s"), "--pid-file=" + filepath.Join(dir, "pid"),
+				"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(port), "--skip-name-resolve",
+				"--init-file=" + filepath.Join(dir, "init.sql"), "--max-connections=200",
+				"--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0",
+			}
 		},
 	}
 }
@@ -178,11 +186,9 @@ func startServer(t *testing.T, kind serverKind) *dbServer {
 		"CREATE USER IF NOT EXISTS '"+serverUser+"'@'127.0.0.1' IDENTIFIED BY '"+serverPassword+"';\n"+
 			"GRANT ALL ON *.* TO '"+serverUser+"'@'127.0.0.1';\n"), 0o600))
 	s.own(t)
-	for _, cmd := range kind.initOnce(dir, s.port) {
-		s.as(t, cmd)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "create the data directory: %s", out)
-	}
+	create := s.command(t, kind.create(dir))
+	out, err := create.CombinedOutput()
+	require.NoError(t, err, "create the data directory: %s", out)
 	s.start(t)
 	return s
 }
@@ -202,14 +208,17 @@ func (s *dbServer) own(t *testing.T) {
 	}))
 }
 
-// as makes cmd run as the server's user: PostgreSQL refuses to run as root.
-func (s *dbServer) as(t *testing.T, cmd *exec.Cmd) {
+// command runs argv as the server's user: PostgreSQL refuses to run as root.
+// It is not ended by the test's context, because kill does that.
+func (s *dbServer) command(t *testing.T, argv []string) *exec.Cmd {
 	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), argv[0], argv[1:]...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if credential := s.credential(t); credential != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
 	}
+	return cmd
 }
 
 func (s *dbServer) credential(t *testing.T) *syscall.Credential {
@@ -235,9 +244,7 @@ func (s *dbServer) credential(t *testing.T) *syscall.Credential {
 // start runs the server and returns when it lets our user in.
 func (s *dbServer) start(t *testing.T) {
 	t.Helper()
-	cmd := s.kind.serve(s.dir, s.port)
-	cmd.Args = append(cmd.Args, s.args...)
-	s.as(t, cmd)
+	cmd := s.command(t, append(s.kind.serve(s.dir, s.port), s.args...))
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	require.NoError(t, err)
 	cmd.Stdout, cmd.Stderr = log, log

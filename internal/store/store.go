@@ -85,6 +85,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 
 // prepare makes the database ours.
 func (s *Store) prepare(ctx context.Context, log *slog.Logger) error {
+	if err := s.writes.PingContext(ctx); err != nil {
+		return s.fail(ctx, "open", err)
+	}
 	if s.dialect.check != nil {
 		if err := s.dialect.check(ctx, s.writes); err != nil {
 			return s.fail(ctx, "open", err)
@@ -249,14 +252,7 @@ func (s *Store) Describe() string { return s.describe }
 
 // Ping reports whether the database answers.
 func (s *Store) Ping(ctx context.Context) error {
-	rows, err := s.reads.QueryContext(ctx, "SELECT 1")
-	if err == nil {
-		for rows.Next() {
-		}
-		err = rows.Err()
-		_ = rows.Close()
-	}
-	if err != nil {
+	if _, _, err := oneText(ctx, s.reads, "SELECT 1"); err != nil {
 		return s.fail(ctx, "ping", err)
 	}
 	return nil

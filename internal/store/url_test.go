@@ -119,6 +119,7 @@ func TestUnreachable(t *testing.T) {
 		_, err := Open(t.Context(), Config{URL: fmt.Sprintf("%s://someone:SECRET@127.0.0.1:%d/db", scheme, port)}, nil)
 		require.ErrorIs(t, err, ErrUnreachable)
 		require.ErrorContains(t, err, net.JoinHostPort("127.0.0.1", fmt.Sprint(port)))
+		require.ErrorContains(t, err, "store: open ("+scheme+"): the server cannot be reached: ")
 		require.ErrorContains(t, err, "connection refused")
 		require.ErrorContains(t, err, "check DATABASE_URL")
 		require.NotContains(t, err.Error(), "SECRET")
