@@ -74,7 +74,8 @@ func TestEndpointsAccepted(t *testing.T) {
 		"host only":     {Config{Endpoint: "https://api.example"}, "https://api.example", []string{"used as it is"}},
 		"allowed by name": {
 			Config{Endpoint: "http://169.254.169.254" + path, AllowLinkLocal: true},
-			"http://169.254.169.254" + path, []string{"clear text"},
+			"http://169.254.169.254" + path,
+			[]string{"clear text"},
 		},
 	}
 	for name, test := range tests {

@@ -135,7 +135,7 @@ func TestTransportFailures(t *testing.T) {
 	t.Parallel()
 	listen := func(t *testing.T) net.Listener {
 		t.Helper()
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = l.Close() })
 		return l
@@ -269,7 +269,7 @@ func TestErrorsShowNothing(t *testing.T) {
 	}
 	t.Run("nothing listens", func(t *testing.T) {
 		t.Parallel()
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		require.NoError(t, l.Close())
 		c := open(t, Config{Endpoint: "http://user:" + keyCanary + "@" + l.Addr().String() + "/" + keyCanary, APIKey: keyCanary})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -210,7 +211,7 @@ func parseRetryAfter(h http.Header, now time.Time) time.Duration {
 	var wait time.Duration
 	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
 		// Compared as a number first: a duration would overflow.
-		if !(seconds >= 0) { //nolint:staticcheck // also true for NaN
+		if seconds < 0 || math.IsNaN(seconds) {
 			return 0
 		}
 		wait = time.Duration(min(seconds, maxRetryAfter.Seconds()) * float64(time.Second))

@@ -181,14 +181,16 @@ func (c *Client) Complete(ctx context.Context, r Request) (Answer, error) {
 // it takes for reasoning models, by their names and before sending anything
 // (EDGES.md S32); for those the limit goes into the newer field.
 func chatRequest(r Request) openai.ChatCompletionRequest {
+	limit := max(r.MaxTokens, 0)
 	req := openai.ChatCompletionRequest{
 		Model:     r.Model,
 		Messages:  []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: r.Prompt}},
-		MaxTokens: max(r.MaxTokens, 0),
+		MaxTokens: limit, //nolint:staticcheck // deprecated by OpenAI, but the only limit most other servers know
 	}
 	err := openai.NewReasoningValidator().Validate(req)
 	if errors.Is(err, openai.ErrReasoningModelMaxTokensDeprecated) {
-		req.MaxTokens, req.MaxCompletionTokens = 0, req.MaxTokens
+		req.MaxTokens = 0 //nolint:staticcheck // as above
+		req.MaxCompletionTokens = limit
 	}
 	return req
 }

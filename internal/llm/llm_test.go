@@ -349,7 +349,7 @@ func TestTimeouts(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
-		}, func(cfg *Config) { cfg.Timeout = 200 * time.Millisecond })
+		}, func(cfg *Config) { cfg.Timeout = 3 * time.Second })
 		_, err := ask(t.Context(), c)
 		require.Equal(t, &Error{Kind: ServerError, Status: 503}, requireError(t, err))
 	})
@@ -382,7 +382,7 @@ func TestConfigHidesTheKey(t *testing.T) {
 	t.Parallel()
 	cfg := Config{Endpoint: "https://user:CANARY@llm.example/v1/chat/completions?key=CANARY", APIKey: "CANARY"}
 	var log strings.Builder
-	slog.New(slog.NewTextHandler(&log, nil)).Info("start", "llm", cfg)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("start", slog.Any("llm", cfg))
 	c := open(t, cfg)
 	texts := []string{
 		fmt.Sprint(cfg), fmt.Sprintf("%+v", cfg), fmt.Sprintf("%#v", cfg), log.String(),

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// reply answers a call as the script says. It returns without having written
-// anything when the client leaves first.
+// reply answers a call as the script says. When the client leaves or the server
+// closes first it breaks the connection: an empty answer would be a lie.
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, c call) {
 	b := c.behavior
 	ctx := r.Context()
@@ -27,11 +27,8 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, c call) {
 		writeError(w, http.StatusNotFound, code, message)
 		return
 	}
-	if b.Hang && !s.hang(ctx, c.released) {
-		return
-	}
-	if !s.wait(ctx, c.latency) {
-		return
+	if b.Hang && !s.hang(ctx, c.released) || !s.wait(ctx, c.latency) {
+		panic(http.ErrAbortHandler)
 	}
 	switch {
 	case b.Status != 0 && b.Status != http.StatusOK:
@@ -212,7 +209,7 @@ func (s *Server) drip(ctx context.Context, w http.ResponseWriter, body []byte, e
 		}
 		flush(w)
 		if !s.wait(ctx, each) {
-			return
+			cut(w)
 		}
 	}
 }
@@ -249,7 +246,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, c call) {
 			return
 		}
 		if each := time.Duration(c.behavior.DripMS) * time.Millisecond; each > 0 && !s.wait(ctx, each) {
-			return
+			cut(w)
 		}
 	}
 	reason := finish(c.behavior)

@@ -342,8 +342,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	// client has gone.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			writeError(w, http.StatusRequestEntityTooLarge, "request_too_large", "The request is too large.")
 		}
 		return
@@ -411,7 +410,7 @@ func (s *Server) decide(model, prompt string) Behavior {
 			continue
 		}
 		s.used[i]++
-		return rule.Behavior.over(base)
+		return rule.over(base)
 	}
 	if s.options.ErrorRate > 0 && s.rng.Float64() < s.options.ErrorRate {
 		base.Status = s.options.ErrorStatus

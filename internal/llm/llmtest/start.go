@@ -1,6 +1,7 @@
 package llmtest
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -31,7 +32,7 @@ func Start(tb TB, options ...Options) *Running {
 	if len(options) > 0 {
 		o = options[0]
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatalf("llmtest: listen on loopback: %v", err)
 		return nil
