@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodpt/executor/internal/app"
+	"github.com/nodpt/executor/worker"
+)
+
+func newRun() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run the bridge and all workers in one process",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), app.All(version))
+		},
+	}
+}
+
+func newBridge() *cobra.Command {
+	return &cobra.Command{
+		Use:   "bridge",
+		Short: "Read the job streams and start one workflow per entry",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), app.Kind{Bridge: true, Version: version})
+		},
+	}
+}
+
+func newWorker() *cobra.Command {
+	var queues []string
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Serve task queues: workflows, manager, inspector, agent, chat",
+		Example: `  executor worker                              # all queues
+  executor worker --queues agent               # one role, to scale it on its own
+  executor worker --queues workflows,manager`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, q := range queues {
+				if !slices.Contains(worker.Queues(), q) {
+					return &exitError{exitUsage, fmt.Errorf("unknown queue %.40q: --queues takes a list of %s", q, strings.Join(worker.Queues(), ", "))}
+				}
+			}
+			return serve(cmd.Context(), app.Kind{Queues: queues, Version: version})
+		},
+	}
+	cmd.Flags().StringSliceVar(&queues, "queues", worker.Queues(), "task queues to serve")
+	return cmd
+}
+
+func serve(ctx context.Context, kind app.Kind) error {
+	cfg, err := loadConfig()
+	if err != nil {
+		return err
+	}
+	code, err := app.Run(ctx, cfg, kind)
+	if err != nil || code != exitOK {
+		return &exitError{code, err}
+	}
+	return nil
+}

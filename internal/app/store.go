@@ -1,0 +1,169 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/store"
+)
+
+// announcer makes the processes that share a Redis agree on one result store.
+type announcer interface {
+	AnnounceStore(ctx context.Context, storeUUID string) (other string, err error)
+}
+
+// errNotOpen is what callers get until the database has answered once.
+var errNotOpen = errors.New("the result store is not open yet: check DATABASE_URL")
+
+// resultStore is the result store of a process that must come up, and stay up,
+// while its database is away: opening it is tried again until it works, and
+// until then every call says so. Rows are written only after Redis has confirmed
+// that no other process works on another database, because two of them would
+// silently lose the memory of which jobs are done.
+type resultStore struct {
+	cfg      store.Config
+	log      *slog.Logger
+	announce announcer
+	fatal    func(err error, exitCode int)
+
+	open  atomic.Pointer[store.Store]
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+}
+
+const (
+	announceEvery = 10 * time.Second
+	announceRetry = time.Second
+	openRetry     = 5 * time.Second
+)
+
+func newResultStore(cfg store.Config, a announcer, log *slog.Logger, fatal func(error, int)) *resultStore {
+	return &resultStore{cfg: cfg, announce: a, log: log, fatal: fatal}
+}
+
+// Start begins to open the store and returns.
+func (s *resultStore) Start() {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.tasks.Go(func() { s.run(ctx) })
+}
+
+// Stop closes the store. Writes under way are finished first.
+func (s *resultStore) Stop() error {
+	s.stop()
+	s.tasks.Wait()
+	if opened := s.open.Swap(nil); opened != nil {
+		return opened.Close()
+	}
+	return nil
+}
+
+func (s *resultStore) run(ctx context.Context) {
+	opened := s.openStore(ctx)
+	if opened == nil {
+		return
+	}
+	for {
+		other, err := s.announce.AnnounceStore(ctx, opened.UUID())
+		switch {
+		case err == nil && other != "":
+			s.log.ErrorContext(ctx, "another executor on this Redis uses another database; one of them would forget what the other has done",
+				"database", opened.Describe())
+			s.fatal(errors.New("two databases on one Redis: set the same DATABASE_URL everywhere, or stop the other executors for half a minute"), 2)
+			if s.open.Load() == nil {
+				_ = opened.Close()
+			}
+			return
+		case err == nil && s.open.CompareAndSwap(nil, opened):
+			s.log.InfoContext(ctx, "result store open", "database", opened.Describe())
+		}
+		delay := announceEvery
+		if err != nil {
+			delay = announceRetry
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			if s.open.Load() == nil {
+				_ = opened.Close()
+			}
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *resultStore) openStore(ctx context.Context) *store.Store {
+	for delay := 250 * time.Millisecond; ; delay = min(2*delay, openRetry) {
+		opened, err := store.Open(ctx, s.cfg, s.log)
+		if err == nil {
+			return opened
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.log.WarnContext(ctx, "the result store cannot be opened, trying again", "error", err, "delay", delay)
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+// Check is the readiness of the store.
+func (s *resultStore) Check(ctx context.Context) error {
+	opened := s.open.Load()
+	if opened == nil {
+		return errNotOpen
+	}
+	return opened.Ping(ctx)
+}
+
+func (s *resultStore) Persist(ctx context.Context, row job.Row) (job.Persisted, error) {
+	opened := s.open.Load()
+	if opened == nil {
+		return job.Persisted{}, errNotOpen
+	}
+	return opened.Persist(ctx, row)
+}
+
+func (s *resultStore) Row(ctx context.Context, key job.Key) (job.Row, bool, error) {
+	opened := s.open.Load()
+	if opened == nil {
+		return job.Row{}, false, errNotOpen
+	}
+	return opened.Row(ctx, key)
+}
+
+func (s *resultStore) Rows(ctx context.Context, keys []job.Key) (map[job.Key]job.Row, error) {
+	opened := s.open.Load()
+	if opened == nil {
+		return nil, errNotOpen
+	}
+	return opened.Rows(ctx, keys)
+}
+
+func (s *resultStore) RaiseEntry(ctx context.Context, key job.Key, entryID string) error {
+	opened := s.open.Load()
+	if opened == nil {
+		return errNotOpen
+	}
+	return opened.RaiseEntry(ctx, key, entryID)
+}
+
+func (s *resultStore) SetDeadID(ctx context.Context, key job.Key, effect, deadID string) error {
+	opened := s.open.Load()
+	if opened == nil {
+		return errNotOpen
+	}
+	return opened.SetDeadID(ctx, key, effect, deadID)
+}
