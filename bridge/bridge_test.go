@@ -535,7 +535,7 @@ func TestRedisFaults(t *testing.T) {
 		w.redis("XDEL", "jobs:agent", lost, gone)
 		w.run(w.bridge("b1")) // one is its own, one a dead consumer's
 		w.settled(job.Agent)
-		require.Equal(t, 2, w.metrics.get("lost agent"))
+		w.eventually("both are counted", func() bool { return w.metrics.get("lost agent") == 2 })
 		require.Empty(t, w.temporal.startedIDs())
 	})
 

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nodpt/executor/internal/job"
@@ -77,6 +78,11 @@ func (l *lane) buryRun(ctx context.Context, run Run) error {
 		return err
 	}
 	return l.bury(ctx, run, input.Job, input.Origin, input.Job.Fields())
+}
+
+// unknowable reports whether err says that a run's input can never be read.
+func unknowable(err error) bool {
+	return errors.Is(err, ErrRunNotFound) || errors.Is(err, ErrInputUnreadable)
 }
 
 // Error codes of jobs whose run was closed from outside.

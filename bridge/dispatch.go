@@ -306,7 +306,13 @@ func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error
 		return settled, l.bury(ctx, run, j, l.origin(it.entry), it.entry.Fields)
 	case run.State.Killed():
 		// First the books of that run, then this entry is a retry.
-		return closing, l.buryRun(ctx, run)
+		switch err := l.buryRun(ctx, run); {
+		case err == nil:
+			return closing, nil
+		case !unknowable(err):
+			return failing, err
+		}
+		return l.startAgain(ctx, it, RequestID(l.stream, it.entry.ID))
 	case own:
 		return l.startAgain(ctx, it, repeatID(l.stream, it.entry.ID, run.RunID))
 	default:

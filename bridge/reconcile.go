@@ -256,6 +256,10 @@ func (r *reconciler) buryOne(ctx context.Context, run Run) error {
 	}
 	input, err := r.b.input(ctx, current)
 	if err != nil {
+		if unknowable(err) {
+			r.b.log.WarnContext(ctx, "a run was closed from outside and nothing is known of its job", "run_id", run.RunID)
+			return nil
+		}
 		return err
 	}
 	l := r.b.lane(input.Job.Role)

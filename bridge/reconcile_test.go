@@ -64,7 +64,7 @@ func TestKilledRunsAreNoticedWithoutVisibility(t *testing.T) {
 	w.temporal.close(w.started(job.Agent, "killed").WorkflowID, RunTerminated, "")
 	open := w.started(job.Agent, "open")
 	w.eventually("the killed one is settled", func() bool { return len(w.dead(job.Agent)) == 1 })
-	require.EqualValues(t, 1, w.pending(job.Agent), "the open one is left alone")
+	w.settledBut(job.Agent, 1) // the open one is left alone
 	w.finish(open, good("ok"))
 	w.settled(job.Agent)
 	require.Len(t, w.temporal.startedIDs(), 2)
@@ -230,6 +230,24 @@ func TestAClosedRunWithoutARow(t *testing.T) {
 		require.Equal(t, first, row.EntryID)
 		require.Len(t, w.dead(job.Agent), 1)
 	})
+}
+
+func TestAKilledRunOfWhichNothingIsKnownIsNotInTheWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.temporal.unreadable = true
+	w.run(w.bridge("b1"))
+	first := w.agentJob("j1")
+	run := w.started(job.Agent, "j1")
+	w.redis("XACK", "jobs:agent", "executor-group", first)
+	w.temporal.close(run.WorkflowID, RunTerminated, "")
+	second := w.agentJob("j1")
+	w.eventually("a run for the second", func() bool {
+		run, _ := w.temporal.current(run.WorkflowID)
+		return run.EntryID == second
+	})
+	_, ok := w.row(job.Agent, "j1")
+	require.False(t, ok)
 }
 
 func TestALostAcknowledgementIsRepeated(t *testing.T) { // F38

@@ -92,12 +92,17 @@ type Run struct {
 // not know: never started, past its retention, or lost.
 var ErrRunNotFound = errors.New("no such run")
 
+// ErrInputUnreadable is returned by Runs.Input for a run that was not started
+// with the input of a job, or whose input cannot be decoded with the keys at hand.
+var ErrInputUnreadable = errors.New("the run's input is not that of a job")
+
 // Runs looks at runs.
 type Runs interface {
 	// Describe returns the current run of a workflow id, consistently, or
 	// ErrRunNotFound.
 	Describe(ctx context.Context, workflowID string) (Run, error)
-	// Input returns what a run was started with.
+	// Input returns what a run was started with, or ErrRunNotFound or
+	// ErrInputUnreadable.
 	Input(ctx context.Context, run Run) (workflows.Input, error)
 }
 

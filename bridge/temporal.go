@@ -213,13 +213,18 @@ func (s *service) Input(ctx context.Context, run Run) (workflows.Input, error) {
 		return workflows.Input{}, fmt.Errorf("read the input of a run: %w", ErrRunNotFound)
 	}
 	event, err := events.Next()
-	if err != nil {
+	var missing *serviceerror.NotFound
+	switch {
+	case errors.As(err, &missing):
+		return workflows.Input{}, fmt.Errorf("read the input of a run: %w", ErrRunNotFound)
+	case err != nil:
 		return workflows.Input{}, fmt.Errorf("read the input of a run: %w", err)
 	}
 	var in workflows.Input
-	if err := s.cfg.Converter.FromPayloads(event.GetWorkflowExecutionStartedEventAttributes().GetInput(), &in); err != nil {
-		// The converter's error may quote the input.
-		return workflows.Input{}, errors.New("read the input of a run: it cannot be decoded")
+	err = s.cfg.Converter.FromPayloads(event.GetWorkflowExecutionStartedEventAttributes().GetInput(), &in)
+	if err != nil || in.Job.ID == "" || in.Origin.EntryID == "" {
+		// The converter's error is dropped: it may quote the input.
+		return workflows.Input{}, ErrInputUnreadable
 	}
 	return in, nil
 }

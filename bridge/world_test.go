@@ -311,14 +311,15 @@ type fakeRun struct {
 // closed; an open run is never replaced; the reuse policy decides about closed
 // ones.
 type fakeTemporal struct {
-	mu        sync.Mutex
-	namespace string
-	runs      map[string][]fakeRun // workflow id → runs, the current one last
-	starts    []string             // job ids of runs, in order
-	calls     int
-	fault     func(StartRequest) error
-	refuse    func(StartRequest) bool
-	blind     bool // visibility lists nothing
+	mu         sync.Mutex
+	namespace  string
+	runs       map[string][]fakeRun // workflow id → runs, the current one last
+	starts     []string             // job ids of runs, in order
+	calls      int
+	fault      func(StartRequest) error
+	refuse     func(StartRequest) bool
+	unreadable bool // inputs cannot be decoded
+	blind      bool // visibility lists nothing
 }
 
 func newFakeTemporal() *fakeTemporal {
@@ -432,6 +433,9 @@ func (f *fakeTemporal) Describe(_ context.Context, id string) (Run, error) {
 func (f *fakeTemporal) Input(_ context.Context, run Run) (workflows.Input, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.unreadable {
+		return workflows.Input{}, ErrInputUnreadable
+	}
 	for _, r := range f.runs[run.WorkflowID] {
 		if r.RunID == run.RunID {
 			return r.input, nil
