@@ -79,8 +79,8 @@ func (s *resultStore) run(ctx context.Context) {
 				_ = opened.Close()
 			}
 			return
-		case err == nil && s.open.CompareAndSwap(nil, opened):
-			s.log.InfoContext(ctx, "result store open", "database", opened.Describe())
+		case err == nil:
+			s.open.Store(opened)
 		}
 		delay := announceEvery
 		if err != nil {
