@@ -41,6 +41,8 @@ type Bridge struct {
 	leader  atomic.Bool   // holds the reconciler's lease
 	began   atomic.Bool
 
+	recovered chan struct{} // the workflow service answers again
+
 	mu   sync.Mutex
 	owed map[job.Key]debt
 }
@@ -62,9 +64,11 @@ func New(cfg Config, redis Redis, rows Rows, temporal Temporal, metrics Metrics,
 		rows:     rows,
 		temporal: temporal,
 		metrics:  metrics,
-		log:      log.With("component", "bridge"),
+		log:      log.With(slog.String("component", "bridge")),
 		now:      time.Now,
 		owed:     make(map[job.Key]debt),
+
+		recovered: make(chan struct{}, 1),
 	}
 	b.setTiming(defaultTiming(cfg))
 	for _, role := range job.Roles() {
@@ -97,8 +101,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 	if b.cfg.ChatList != "" {
 		wg.Go(func() { b.moveChat(ctx) })
 	}
-	b.log.InfoContext(ctx, "bridge is reading", "group", b.redis.Group(), "consumer", b.redis.Consumer(),
-		"max_in_flight", b.cfg.MaxInFlight, "list", b.cfg.ChatList)
+	b.log.InfoContext(ctx, "bridge is reading",
+		slog.String("group", b.redis.Group()), slog.String("consumer", b.redis.Consumer()),
+		slog.Int("max_in_flight", b.cfg.MaxInFlight), slog.String("list", b.cfg.ChatList))
 	wg.Wait()
 	b.leave(ctx)
 	return nil
@@ -142,7 +147,7 @@ func (b *Bridge) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := b.redis.Unlease(ctx, leaseName); err != nil {
-		b.log.DebugContext(ctx, "the reconciler's lease was not given back and will expire", "error", err)
+		b.log.DebugContext(ctx, "the reconciler's lease was not given back and will expire", slog.Any("error", err))
 	}
 }
 

@@ -116,7 +116,7 @@ func TestDuplicates(t *testing.T) { // F07, B16 to B18
 		w.finish(run, bad())
 		// The row learns of the duplicate, so that a replay does not retry it.
 		w.eventually("the duplicate is in the books", func() bool {
-			row, ok := w.row(job.Agent, "j1")
+			row, ok := w.row("j1")
 			return ok && row.LastEntryID == duplicate
 		})
 		w.redis("XGROUP", "DESTROY", "jobs:agent", "executor-group")
@@ -142,7 +142,7 @@ func TestDuplicates(t *testing.T) { // F07, B16 to B18
 		require.Equal(t, "result", update["Type"])
 		require.Equal(t, "another", update["ClientConnectionId"])
 		require.Equal(t, stream.MessageID(job.AnswerEffect("jobs:agent", again)), update["MessageId"])
-		row, _ := w.row(job.Agent, "j1")
+		row, _ := w.row("j1")
 		require.Equal(t, again, row.LastEntryID)
 		require.NotEqual(t, again, row.EntryID)
 		require.Equal(t, []string{"j1"}, w.temporal.startedIDs())
@@ -162,11 +162,11 @@ func TestDuplicates(t *testing.T) { // F07, B16 to B18
 		w.eventually("the third is a duplicate", func() bool { return w.metrics.get("duplicate agent running") == 1 })
 		w.finish(run, good("at last"))
 		w.settled(job.Agent)
-		row, _ := w.row(job.Agent, "j1")
+		row, _ := w.row("j1")
 		require.Equal(t, job.Completed, row.Status)
 		require.Equal(t, retry, row.EntryID)
 		w.eventually("the third is in the books", func() bool {
-			row, _ := w.row(job.Agent, "j1")
+			row, _ := w.row("j1")
 			return row.LastEntryID == third
 		})
 		require.Equal(t, []string{"j1", "j1"}, w.temporal.startedIDs())
@@ -252,14 +252,14 @@ func TestRedelivery(t *testing.T) {
 				tc.before(w, id)
 
 				w.run(w.bridge(consumer))
-				if _, ok := w.row(job.Agent, "j1"); !ok {
+				if _, ok := w.row("j1"); !ok {
 					w.finish(w.started(job.Agent, "j1"), bad())
 				}
 				w.settled(job.Agent)
 				require.Len(t, w.updates(), 1)
 				require.Len(t, w.dead(job.Agent), 1)
 				require.Len(t, w.temporal.startedIDs(), tc.runs)
-				row, ok := w.row(job.Agent, "j1")
+				row, ok := w.row("j1")
 				require.True(t, ok)
 				require.Equal(t, job.Failed, row.Status)
 			})
@@ -348,11 +348,11 @@ func TestRejectedEntries(t *testing.T) {
 		w.run(w.bridge("b1"))
 		id := w.add(job.Agent, "jobId", "j1", "userId", "u1", "connectionId", "c1") // no task
 		w.settled(job.Agent)
-		row, ok := w.row(job.Agent, job.RejectedID(id))
+		row, ok := w.row(job.RejectedID(id))
 		require.True(t, ok)
 		require.Equal(t, job.Rejected, row.Status)
 		require.Equal(t, job.ReasonTaskMissing, row.ErrorCode)
-		_, ok = w.row(job.Agent, "j1")
+		_, ok = w.row("j1")
 		require.False(t, ok, "a rejected entry says nothing about the job")
 		updates := w.updates()
 		require.Len(t, updates, 1)
@@ -381,13 +381,14 @@ func TestRejectedEntries(t *testing.T) {
 		w.add(job.Agent, "userId", "u1")
 		w.add(job.Agent, "jobId", " j1 ", "connectionId", "c1", "task", "x")
 		w.settled(job.Agent)
-		before := [][]fields{w.updates(), w.dead(job.Agent)}
+		updates, dead := w.updates(), w.dead(job.Agent)
 		w.redis("XGROUP", "DESTROY", "jobs:agent", "executor-group")
 		w.eventually("the replay", func() bool { return w.pending(job.Agent) == 0 && w.metrics.get("error agent group_lost") > 0 })
 		w.settled(job.Agent)
-		require.Equal(t, before, [][]fields{w.updates(), w.dead(job.Agent)})
-		require.Len(t, before[0], 2)
-		require.Len(t, before[1], 2)
+		require.Equal(t, updates, w.updates())
+		require.Equal(t, dead, w.dead(job.Agent))
+		require.Len(t, updates, 2)
+		require.Len(t, dead, 2)
 		require.Equal(t, 1, w.metrics.get("rejected agent task_missing"))
 	})
 
@@ -408,7 +409,7 @@ func TestRejectedEntries(t *testing.T) {
 		w.run(w.bridge("b1"))
 		id := w.agentJob("j1")
 		w.settled(job.Agent)
-		row, ok := w.row(job.Agent, job.RejectedID(id))
+		row, ok := w.row(job.RejectedID(id))
 		require.True(t, ok)
 		require.Equal(t, job.ReasonStartRefused, row.ErrorCode)
 		require.Len(t, w.updates(), 1)

@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/nodpt/executor/internal/job"
@@ -29,7 +30,8 @@ func (l *lane) reject(ctx context.Context, it *item) error {
 	if persisted.Verdict == job.Written {
 		l.b.metrics.EntryRejected(l.role, it.rejected.Reason)
 		l.b.metrics.JobFinished(l.role, job.Rejected, it.rejected.Reason, since(now, row.EnqueuedAt))
-		l.log.WarnContext(ctx, "entry rejected", "entry", it.entry.ID, "reason", it.rejected.Reason, "field", it.rejected.Field)
+		l.log.WarnContext(ctx, "entry rejected", slog.String("entry", it.entry.ID),
+			slog.String("reason", it.rejected.Reason), slog.String("field", it.rejected.Field))
 	}
 	return l.finish(ctx, persisted.Row, it.rejected.Job, it.entry)
 }
@@ -64,7 +66,8 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	case job.Written:
 		l.b.metrics.JobFinished(l.role, job.Failed, end.ErrorCode, since(now, row.EnqueuedAt))
 		l.log.WarnContext(ctx, "run was closed from outside; its job is failed",
-			"entry", entry.ID, "job", j.ID, "run_id", run.RunID, "code", end.ErrorCode)
+			slog.String("entry", entry.ID), slog.String("job", j.ID),
+			slog.String("run_id", run.RunID), slog.String("code", end.ErrorCode))
 	case job.Kept:
 	}
 	return l.finish(ctx, persisted.Row, j, entry)

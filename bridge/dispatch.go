@@ -112,8 +112,7 @@ func (l *lane) decode(entries []job.Entry, fresh bool) []*item {
 }
 
 func rejectionOf(err error) *job.Rejection {
-	var rejection *job.Rejection
-	if errors.As(err, &rejection) {
+	if rejection, ok := errors.AsType[*job.Rejection](err); ok {
 		return rejection
 	}
 	return &job.Rejection{Reason: job.ReasonStartRefused}
@@ -183,9 +182,8 @@ func (l *lane) handle(ctx context.Context, it *item, row *job.Row) fate {
 	if err == nil {
 		return f
 	}
-	var te *troubleError
 	kind := troubleRedis
-	if errors.As(err, &te) {
+	if te, ok := errors.AsType[*troubleError](err); ok {
 		kind = te.kind
 	}
 	l.trouble(ctx, kind, err)
@@ -248,7 +246,12 @@ func (l *lane) request(ctx context.Context, it *item, requestID string, reuse Re
 	if err != nil {
 		return StartResult{}, &troubleError{kind: troubleTemporal, err: err}
 	}
-	l.clear(ctx, troubleTemporal)
+	if l.clear(ctx, troubleTemporal) {
+		select {
+		case l.b.recovered <- struct{}{}:
+		default:
+		}
+	}
 	return res, nil
 }
 

@@ -57,7 +57,7 @@ func newLane(b *Bridge, role job.Role) *lane {
 		b:        b,
 		role:     role,
 		stream:   role.Stream(),
-		log:      b.log.With("role", string(role), "stream", role.Stream()),
+		log:      b.log.With(slog.String("role", string(role)), slog.String("stream", role.Stream())),
 		drainAll: true,
 		waiting:  make(map[string]*wait),
 		started:  startedSet{ids: make(map[string]struct{})},
@@ -272,7 +272,8 @@ func (l *lane) dropDeleted(ctx context.Context, ids []string) error {
 	}
 	if lost > 0 {
 		l.b.metrics.EntriesLost(l.role, lost)
-		l.log.ErrorContext(ctx, "entries were deleted from the stream before their jobs began", "count", lost, "entry", ids[0])
+		l.log.ErrorContext(ctx, "entries were deleted from the stream before their jobs began",
+			slog.Int("count", lost), slog.String("entry", ids[0]))
 	}
 	return nil
 }

@@ -47,9 +47,9 @@ func manage(lc fx.Lifecycle, b *Bridge, shutdown fx.Shutdowner, log *slog.Logger
 				if ctx.Err() != nil {
 					return
 				}
-				log.Error("the bridge ended by itself", "error", err)
+				log.Error("the bridge ended by itself", slog.Any("error", err))
 				if err := shutdown.Shutdown(fx.ExitCode(1)); err != nil {
-					log.Error("the application could not be told to stop", "error", err)
+					log.Error("the application could not be told to stop", slog.Any("error", err))
 				}
 			}()
 			return nil

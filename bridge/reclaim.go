@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/stream"
@@ -20,7 +21,7 @@ func (l *lane) sweep(stop, work context.Context, p *progress) error {
 		if len(batch.Entries) == 0 && len(batch.Deleted) == 0 {
 			return nil
 		}
-		l.log.InfoContext(work, "took over entries of a consumer that is gone", "count", len(batch.Entries))
+		l.log.InfoContext(work, "took over entries of a consumer that is gone", slog.Int("count", len(batch.Entries)))
 		if err := l.takeOver(work, batch, p); err != nil || p.failed > 0 {
 			return err
 		}

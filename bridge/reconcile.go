@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/nodpt/executor/internal/job"
@@ -25,14 +26,29 @@ func newReconciler(b *Bridge) *reconciler {
 	return &reconciler{b: b, done: make(map[string]struct{})}
 }
 
+// run surveys in a fixed interval, sooner while the workflow service is away, and
+// at once when it is back: it may have come back empty.
 func (r *reconciler) run(ctx context.Context) {
-	r.b.every(ctx, r.b.timing.survey, r.survey)
+	for ctx.Err() == nil {
+		pause := r.b.timing.survey
+		if !r.survey(ctx) {
+			pause = min(pause, r.b.timing.beat)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-r.b.recovered:
+		}
+		timer.Stop()
+	}
 }
 
 // survey is one round. Every bridge tidies up its own memory; one of them, by
-// lease, looks after the pending entries of all.
-func (r *reconciler) survey(ctx context.Context) {
-	r.checkNamespace(ctx)
+// lease, looks after the pending entries of all. It reports whether the workflow
+// service answered.
+func (r *reconciler) survey(ctx context.Context) bool {
+	answered := r.checkNamespace(ctx)
 	// Listed before the runs are: an entry started in between is then not pending
 	// here, rather than pending without a run.
 	pending := make(map[*lane][]stream.PendingEntry, len(r.b.lanes))
@@ -52,38 +68,40 @@ func (r *reconciler) survey(ctx context.Context) {
 	r.payDebts(ctx)
 	if !r.b.leader.Load() {
 		r.since = time.Time{} // the next leader, maybe this one, begins anew
-		return
+		return answered
 	}
 	if err := r.reconcile(ctx, pending); err != nil && ctx.Err() == nil {
 		r.b.metrics.BridgeError("", "reconcile")
-		r.b.log.WarnContext(ctx, "pending entries could not be compared with runs; tried again shortly", "error", err)
+		r.b.log.WarnContext(ctx, "pending entries could not be compared with runs; tried again shortly", slog.Any("error", err))
 	}
 	r.dropConsumers(ctx)
+	return answered
 }
 
 // checkNamespace notices that the workflow service lost its state: the
 // namespace has the same name and another id. No run that was known exists any
 // more, so everything pending is dispatched again at once.
-func (r *reconciler) checkNamespace(ctx context.Context) {
+func (r *reconciler) checkNamespace(ctx context.Context) (answered bool) {
 	call, cancel := context.WithTimeout(ctx, r.b.timing.start)
 	defer cancel()
 	id, err := r.b.temporal.Namespace(call)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.b.metrics.BridgeError("", troubleTemporal)
-			r.b.log.WarnContext(ctx, "the Temporal namespace cannot be looked at", "error", err)
+			r.b.log.WarnContext(ctx, "the Temporal namespace cannot be looked at", slog.Any("error", err))
 		}
-		return
+		return false
 	}
 	if r.namespace != "" && r.namespace != id {
 		r.b.log.ErrorContext(ctx, "the Temporal namespace is a new one: its runs are lost, pending entries are started again",
-			"namespace_id", id)
+			slog.String("namespace_id", id))
 		clear(r.done)
 		for _, l := range r.b.lanes {
 			l.suspectAll()
 		}
 	}
 	r.namespace = id
+	return true
 }
 
 func (r *reconciler) pending(ctx context.Context, l *lane) ([]stream.PendingEntry, error) {
@@ -257,7 +275,7 @@ func (r *reconciler) buryOne(ctx context.Context, run Run) error {
 	input, err := r.b.input(ctx, current)
 	if err != nil {
 		if unknowable(err) {
-			r.b.log.WarnContext(ctx, "a run was closed from outside and nothing is known of its job", "run_id", run.RunID)
+			r.b.log.WarnContext(ctx, "a run was closed from outside and nothing is known of its job", slog.String("run_id", run.RunID))
 			return nil
 		}
 		return err
@@ -326,7 +344,7 @@ func (r *reconciler) dropConsumers(ctx context.Context) {
 		n, err := r.b.redis.DropIdleConsumers(call, l.stream, r.b.timing.dropIdle)
 		cancel()
 		if err == nil && n > 0 {
-			l.log.InfoContext(ctx, "removed consumers that were idle for a day", "count", n)
+			l.log.InfoContext(ctx, "removed consumers that were idle for a day", slog.Int("count", n))
 		}
 	}
 }

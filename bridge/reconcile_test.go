@@ -29,7 +29,7 @@ func TestARunThatWasKilledIsFailed(t *testing.T) { // F27
 			run := w.started(job.Agent, "j1")
 			w.temporal.close(run.WorkflowID, tc.state, "")
 			w.settled(job.Agent)
-			row, ok := w.row(job.Agent, "j1")
+			row, ok := w.row("j1")
 			require.True(t, ok)
 			require.Equal(t, job.Failed, row.Status)
 			require.Equal(t, tc.code, row.ErrorCode)
@@ -80,7 +80,7 @@ func TestARetryThatWasKilledReplacesTheOldFailure(t *testing.T) {
 	retry := w.agentJob("j1")
 	w.temporal.close(w.started(job.Agent, "j1").WorkflowID, RunTerminated, "")
 	w.settled(job.Agent)
-	row, _ := w.row(job.Agent, "j1")
+	row, _ := w.row("j1")
 	require.Equal(t, "terminated", row.ErrorCode)
 	require.Equal(t, retry, row.EntryID)
 	require.Len(t, w.updates(), 2)
@@ -97,7 +97,7 @@ func TestAKilledRunWhoseEntryIsGoneIsFailedFromItsInput(t *testing.T) {
 	w.redis("XDEL", "jobs:agent", id)
 	w.temporal.close(run.WorkflowID, RunTerminated, "")
 	w.eventually("it is settled all the same", func() bool { return len(w.dead(job.Agent)) == 1 })
-	row, ok := w.row(job.Agent, "j1")
+	row, ok := w.row("j1")
 	require.True(t, ok)
 	require.Equal(t, "terminated", row.ErrorCode)
 	require.Len(t, w.updates(), 1)
@@ -114,16 +114,14 @@ func TestAResetIsNotAKilledRun(t *testing.T) { // F29, S23
 	w.agentJob("probe")                         // marks that the reconciler has seen it
 	w.temporal.close(w.started(job.Agent, "probe").WorkflowID, RunTerminated, "")
 	w.eventually("a survey has passed", func() bool { return w.metrics.get("finished agent failed terminated") == 1 })
-	_, ok := w.row(job.Agent, "j1")
+	_, ok := w.row("j1")
 	require.False(t, ok)
 
-	t.Run("its outcome counts", func(t *testing.T) { //nolint:paralleltest // continues the story
-		w.finish(again, good("ok"))
-		w.settled(job.Agent)
-		row, _ := w.row(job.Agent, "j1")
-		require.Equal(t, job.Completed, row.Status)
-		require.Equal(t, job.RunEffect(again.RunID), row.Effect)
-	})
+	w.finish(again, good("ok")) // it is its outcome that counts
+	w.settled(job.Agent)
+	row, _ := w.row("j1")
+	require.Equal(t, job.Completed, row.Status)
+	require.Equal(t, job.RunEffect(again.RunID), row.Effect)
 }
 
 func TestAResetThatIsKilledSpeaksForItself(t *testing.T) {
@@ -135,7 +133,7 @@ func TestAResetThatIsKilledSpeaksForItself(t *testing.T) {
 	again := w.temporal.reset(first.WorkflowID)
 	w.temporal.close(again.WorkflowID, RunTerminated, "")
 	w.settled(job.Agent)
-	row, ok := w.row(job.Agent, "j1")
+	row, ok := w.row("j1")
 	require.True(t, ok)
 	require.Equal(t, job.RunEffect(again.RunID), row.Effect)
 	require.Len(t, w.updates(), 1)
@@ -225,7 +223,7 @@ func TestAClosedRunWithoutARow(t *testing.T) {
 			run, _ := w.temporal.current(run.WorkflowID)
 			return run.EntryID == second
 		})
-		row, ok := w.row(job.Agent, "j1")
+		row, ok := w.row("j1")
 		require.True(t, ok)
 		require.Equal(t, first, row.EntryID)
 		require.Len(t, w.dead(job.Agent), 1)
@@ -246,7 +244,7 @@ func TestAKilledRunOfWhichNothingIsKnownIsNotInTheWay(t *testing.T) {
 		run, _ := w.temporal.current(run.WorkflowID)
 		return run.EntryID == second
 	})
-	_, ok := w.row(job.Agent, "j1")
+	_, ok := w.row("j1")
 	require.False(t, ok)
 }
 

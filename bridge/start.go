@@ -39,13 +39,13 @@ type StartRequest struct {
 type Verdict int
 
 const (
-	// Started: the entry's run exists, started now or by an earlier delivery. It
+	// Started means that the entry's run exists, started now or by an earlier delivery. It
 	// may have ended since.
 	Started Verdict = iota
-	// AlreadyStarted: the workflow id belongs to a run of another entry, or of a
+	// AlreadyStarted means that the workflow id belongs to a run of another entry, or of a
 	// person.
 	AlreadyStarted
-	// Refused: the server will never accept this input.
+	// Refused means that the server will never accept this input.
 	Refused
 )
 

@@ -56,7 +56,7 @@ func Connect(c client.Client, cfg TemporalConfig, log *slog.Logger) Temporal {
 	if cfg.Converter == nil {
 		cfg.Converter = converter.GetDefaultDataConverter()
 	}
-	return &service{client: c, cfg: cfg, log: log.With("component", "bridge")}
+	return &service{client: c, cfg: cfg, log: log.With(slog.String("component", "bridge"))}
 }
 
 // DialOptions are the gRPC options that a client used by the bridge needs, for
@@ -98,7 +98,8 @@ func (s *service) Start(ctx context.Context, req StartRequest) (StartResult, err
 			s.plainTill.Store(time.Now().Add(plainFor).UnixNano())
 			if !s.warned.Swap(true) {
 				s.log.WarnContext(ctx, "runs are started without search attributes, because the server does not accept them",
-					"error", err, "hint", "register "+strings.Join(workflows.AttributeNames(), ", ")+" as Keyword in the namespace")
+					slog.Any("error", err),
+					slog.String("hint", "register "+strings.Join(workflows.AttributeNames(), ", ")+" as Keyword in the namespace"))
 			}
 			run, err = s.execute(ctx, req, false)
 		}
@@ -110,7 +111,8 @@ func (s *service) Start(ctx context.Context, req StartRequest) (StartResult, err
 	case errors.As(err, &already):
 		return StartResult{Verdict: AlreadyStarted, RunID: already.RunId}, nil
 	case isRefusal(err):
-		s.log.WarnContext(ctx, "the workflow service refused a job for good", "entry", req.Input.Origin.EntryID, "error", err)
+		s.log.WarnContext(ctx, "the workflow service refused a job for good",
+			slog.String("entry", req.Input.Origin.EntryID), slog.Any("error", err))
 		return StartResult{Verdict: Refused}, nil
 	default:
 		return StartResult{}, fmt.Errorf("start workflow: %w", err)
@@ -157,15 +159,14 @@ func reusePolicy(r Reuse) enumspb.WorkflowIdReusePolicy {
 // "Namespace … has no mapping defined for search attribute …", "search attribute
 // … is not defined". The server has no code of its own for that.
 func isAttributeError(err error) bool {
-	var invalid *serviceerror.InvalidArgument
-	return errors.As(err, &invalid) && strings.Contains(strings.ToLower(invalid.Error()), "search attribute")
+	invalid, ok := errors.AsType[*serviceerror.InvalidArgument](err)
+	return ok && strings.Contains(strings.ToLower(invalid.Error()), "search attribute")
 }
 
 // isRefusal reports whether the server, or gRPC on the way to it, will never
 // accept the request.
 func isRefusal(err error) bool {
-	var invalid *serviceerror.InvalidArgument
-	if errors.As(err, &invalid) {
+	if _, ok := errors.AsType[*serviceerror.InvalidArgument](err); ok {
 		return true
 	}
 	// The SDK's type for it is internal. Other errors of that code are rate limits.

@@ -64,27 +64,33 @@ func (l *lane) trouble(ctx context.Context, kind string, err error) {
 	if !report {
 		return
 	}
-	level, text := slog.LevelWarn, "intake has to wait"
 	switch kind {
 	case troubleWrongType:
-		level, text = slog.LevelError, "the stream's key holds something else: its jobs cannot be read until somebody removes it"
+		l.log.ErrorContext(ctx, "the stream's key holds something else: its jobs cannot be read until somebody removes it",
+			slog.String("kind", kind), slog.Any("error", err))
 	case troubleChatList:
-		text = "items of the chat list cannot be moved"
+		l.log.WarnContext(ctx, "items of the chat list cannot be moved", slog.String("kind", kind), slog.Any("error", err))
+	default:
+		l.log.WarnContext(ctx, "intake has to wait", slog.String("kind", kind), slog.Any("error", err))
 	}
-	l.log.Log(ctx, level, text, "kind", kind, "error", err)
 }
 
-// clear notes that these kinds of trouble are over.
-func (l *lane) clear(ctx context.Context, kinds ...string) {
+// clear notes that these kinds of trouble are over, and reports whether there
+// was any.
+func (l *lane) clear(ctx context.Context, kinds ...string) bool {
+	found := false
 	for _, kind := range kinds {
 		l.troubles.mu.Lock()
 		t := l.troubles.open[kind]
 		delete(l.troubles.open, kind)
 		l.troubles.mu.Unlock()
 		if t != nil {
-			l.log.InfoContext(ctx, "trouble is over", "kind", kind, "lasted", l.b.now().Sub(t.since))
+			found = true
+			l.log.InfoContext(ctx, "trouble is over", slog.String("kind", kind),
+				slog.Duration("lasted", l.b.now().Sub(t.since)))
 		}
 	}
+	return found
 }
 
 // current describes the trouble that lasts; nil is none.
@@ -104,7 +110,7 @@ func (t *troubles) current() error {
 
 // rootOf drops the kind that current names already.
 func rootOf(err error) error {
-	if te := new(troubleError); errors.As(err, &te) {
+	if te, ok := errors.AsType[*troubleError](err); ok {
 		return te.err
 	}
 	return err

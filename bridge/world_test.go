@@ -196,9 +196,10 @@ func (w *world) dead(role job.Role) []fields {
 	return w.read(stream.DeadStream(role.Stream()))
 }
 
-func (w *world) row(role job.Role, id string) (job.Row, bool) {
+// row is a row of the agent.
+func (w *world) row(id string) (job.Row, bool) {
 	w.t.Helper()
-	row, ok, err := w.store.Row(w.t.Context(), job.Key{Role: role, JobID: id})
+	row, ok, err := w.store.Row(w.t.Context(), job.Key{Role: job.Agent, JobID: id})
 	require.NoError(w.t, err)
 	return row, ok
 }
