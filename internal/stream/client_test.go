@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -208,32 +207,10 @@ func TestMinimalAccessIsEnough(t *testing.T) {
 	granted := acquire(t, l, "b")
 	queued(t, control, 1)
 	release()
-	(<-granted)()
+	permit(t, granted)()
 
 	// What only submit does asks for one more right, and says so.
 	_, err = c.TailUpdates(ctx, Updates, "0", 0)
 	require.ErrorIs(t, err, ErrDenied)
 	require.ErrorContains(t, err, "xread")
-}
-
-// acquire waits for a permit in the background and hands over its release.
-func acquire(t *testing.T, l *Total, holder string) <-chan func() {
-	t.Helper()
-	granted := make(chan func(), 1)
-	go func() {
-		release, err := l.Acquire(t.Context(), holder)
-		if err == nil {
-			granted <- release
-		}
-	}()
-	return granted
-}
-
-// subscribed waits until that many processes listen for permits.
-func subscribed(t *testing.T, c *Client, n int64) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		found, err := c.commands.PubSubNumSub(context.WithoutCancel(t.Context()), totalChannel).Result()
-		return err == nil && found[totalChannel] == n
-	}, waitFor, tick)
 }

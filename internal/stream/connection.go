@@ -76,8 +76,8 @@ func ParseConnection(s string) (Connection, error) {
 	return parseOptions(s)
 }
 
-func connErr(format string, args ...any) error {
-	return errors.New("REDIS_CONNECTION: " + fmt.Sprintf(format, args...))
+func connErr(reason string) error {
+	return errors.New("REDIS_CONNECTION: " + reason)
 }
 
 func parseURL(s string) (Connection, error) {

@@ -26,11 +26,11 @@ var (
 	// ErrUnavailable: no connection, a lost reply, or a server that cannot serve
 	// now (loading, out of memory or disk, a replica). The command may have been
 	// executed. Try again later.
-	ErrUnavailable = errors.New("Redis is not available") //nolint:revive,staticcheck // a name
+	ErrUnavailable = errors.New("Redis is not available") //nolint:staticcheck // Redis is a name
 	// ErrDenied: credentials or access rights are missing.
-	ErrDenied = errors.New("Redis denies access") //nolint:revive,staticcheck // a name
+	ErrDenied = errors.New("Redis denies access") //nolint:staticcheck // Redis is a name
 	// ErrRefused: the server does not accept the command, for any other reason.
-	ErrRefused = errors.New("Redis refused the command") //nolint:revive,staticcheck // a name
+	ErrRefused = errors.New("Redis refused the command") //nolint:staticcheck // Redis is a name
 	// ErrClosed: the client was closed.
 	ErrClosed = errors.New("the Redis client is closed")
 )
@@ -66,7 +66,7 @@ func fail(ctx context.Context, op string, err error) error {
 	var server redis.Error
 	switch {
 	case errors.As(err, &server):
-		e.Kind, e.Detail = serverKind(server.Error())
+		e.Detail, e.Kind = serverKind(server.Error())
 	case ctx.Err() != nil:
 		e.Kind = ctx.Err()
 	case errors.Is(err, redis.ErrClosed):
@@ -79,38 +79,38 @@ func fail(ctx context.Context, op string, err error) error {
 
 // serverKind types an error reply. Of its text only the leading code is passed
 // on, because the rest may repeat what was sent.
-func serverKind(text string) (kind error, detail string) {
+func serverKind(text string) (detail string, kind error) {
 	code, rest, _ := strings.Cut(text, " ")
 	switch code {
 	case "NOGROUP", "UNBLOCKED":
-		return ErrNoGroup, code
+		return code, ErrNoGroup
 	case "WRONGTYPE":
-		return ErrWrongType, code
+		return code, ErrWrongType
 	case "NOAUTH", "WRONGPASS":
-		return ErrDenied, code + ", check user and password in REDIS_CONNECTION"
+		return code + ", check user and password in REDIS_CONNECTION", ErrDenied
 	case "NOPERM":
-		return ErrDenied, code + deniedCommand(text) + ", check the access rights of the user in REDIS_CONNECTION"
+		return code + deniedCommand(text) + ", check the access rights of the user in REDIS_CONNECTION", ErrDenied
 	case "LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM":
-		return ErrUnavailable, code
+		return code, ErrUnavailable
 	case "ERR":
 		switch {
 		case strings.HasPrefix(rest, "no such key"), strings.Contains(rest, "requires the key to exist"):
-			return ErrNoGroup, code
+			return code, ErrNoGroup
 		case strings.HasPrefix(rest, "max number of clients"):
-			return ErrUnavailable, "too many clients"
+			return "too many clients", ErrUnavailable
 		case strings.HasPrefix(rest, "invalid password"), strings.HasPrefix(rest, "AUTH "):
-			return ErrDenied, code + ", check user and password in REDIS_CONNECTION"
-		case strings.Contains(rest, "can't run this command"), strings.Contains(rest, "can't access at least one of the keys"):
-			return ErrDenied, "check the access rights of the user in REDIS_CONNECTION"
+			return code + ", check user and password in REDIS_CONNECTION", ErrDenied
+		case strings.HasPrefix(rest, "The user executing the script can't"), strings.HasPrefix(rest, "ACL failure"):
+			return "a script, check the access rights of the user in REDIS_CONNECTION", ErrDenied
 		case strings.HasPrefix(rest, "DB index"):
-			return ErrRefused, "the database number in REDIS_CONNECTION does not exist"
+			return "the database number in REDIS_CONNECTION does not exist", ErrRefused
 		}
-		return ErrRefused, code
+		return code, ErrRefused
 	default:
 		if !isErrorCode(code) {
-			return ErrRefused, ""
+			return "", ErrRefused
 		}
-		return ErrRefused, code
+		return code, ErrRefused
 	}
 }
 

@@ -39,6 +39,7 @@ func TestErrorsAreTypedAndHoldNoContent(t *testing.T) {
 		{reply("NOPERM this user has no permissions to run the 'GEHEIM' command"), ErrDenied},
 		{reply("ERR invalid password GEHEIM"), ErrDenied},
 		{reply("ERR AUTH <password> called without GEHEIM"), ErrDenied},
+		{reply("ERR The user executing the script can't run this command GEHEIM"), ErrDenied},
 		{reply("LOADING GEHEIM"), ErrUnavailable},
 		{reply("READONLY GEHEIM"), ErrUnavailable},
 		{reply("MISCONF GEHEIM"), ErrUnavailable},
@@ -55,7 +56,7 @@ func TestErrorsAreTypedAndHoldNoContent(t *testing.T) {
 		{context.DeadlineExceeded, ErrUnavailable}, // a dial timeout, not the caller's
 		{redis.ErrPoolTimeout, ErrUnavailable},
 		{redis.ErrClosed, ErrClosed},
-		{malformedReply{"number"}, ErrUnavailable},
+		{replyError{"number"}, ErrUnavailable},
 	}
 	for _, tt := range tests {
 		t.Run(tt.err.Error(), func(t *testing.T) {
@@ -135,9 +136,15 @@ func TestClosedClient(t *testing.T) {
 func TestMalformedReplies(t *testing.T) {
 	t.Parallel()
 	for _, r := range []any{
-		nil, "text", int64(1), []any{"x"}, []any{[]any{"s"}}, []any{[]any{"s", "x"}}, []any{[]any{"s", []any{"x"}}},
-		[]any{[]any{"s", []any{[]any{int64(1), nil}}}}, []any{[]any{"s", []any{[]any{"1-1", "x"}}}},
-		[]any{[]any{"s", []any{[]any{"1-1", []any{"odd"}}}}}, []any{[]any{"s", []any{[]any{"1-1", []any{"k", int64(1)}}}}},
+		nil, "text", int64(1),
+		[]any{"x"},
+		[]any{[]any{"s"}},
+		[]any{[]any{"s", "x"}},
+		[]any{[]any{"s", []any{"x"}}},
+		[]any{[]any{"s", []any{[]any{int64(1), nil}}}},
+		[]any{[]any{"s", []any{[]any{"1-1", "x"}}}},
+		[]any{[]any{"s", []any{[]any{"1-1", []any{"odd"}}}}},
+		[]any{[]any{"s", []any{[]any{"1-1", []any{"k", int64(1)}}}}},
 	} {
 		_, err := streamReply(agents, r)
 		require.Error(t, err, "%v", r)

@@ -101,3 +101,17 @@ func infoHas(info, line string) bool {
 	}
 	return false
 }
+
+// receive waits for a value, but not for ever.
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	timer := time.NewTimer(waitFor)
+	defer timer.Stop()
+	select {
+	case v := <-from:
+		return v
+	case <-timer.C:
+		t.Fatal("nothing came")
+	}
+	panic("unreachable")
+}

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
@@ -30,7 +31,7 @@ const PublishTTL = 7 * 24 * time.Hour
 // Update is one message to the user's browser.
 type Update struct {
 	Effect  string    // which outcome this is, see job.EntryEffect; it decides the MessageId
-	Stream  string    // where to publish; Updates unless the job's origin says otherwise
+	Stream  string    // where to publish; empty means Updates
 	Type    string    // TypeResult or TypeError
 	Payload string    // the answer, or ErrorPayload
 	Job     job.Job   // whose identifiers are copied
@@ -100,9 +101,10 @@ func (c *Client) Publish(ctx context.Context, u Update) (bool, error) {
 			Content      string `json:"Content"`      //nolint:tagliatelle // the old web API's name
 		}{u.Job.ConnectionID, u.ChannelText})
 	}
+	stream := cmp.Or(u.Stream, Updates)
 	args := []any{int64(PublishTTL / time.Second), u.Channel, channelMessage}
-	n, err := runInt(ctx, c.scripts.publish, c.effects, "publish on "+u.Stream,
-		[]string{u.Stream, "{" + u.Stream + "}:pub:" + MessageID(u.Effect)},
+	n, err := runInt(ctx, c.scripts.publish, c.effects, "publish on "+stream,
+		[]string{stream, "{" + stream + "}:pub:" + MessageID(u.Effect)},
 		append(args, flat(Fields(u))...)...)
 	return n == 1, err
 }

@@ -65,7 +65,9 @@ func TestMessageIDIsStable(t *testing.T) {
 
 func TestErrorPayload(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, `{"code":"c","message":"a <b> & \"d\" \n ü"}`, ErrorPayload("c", "a <b> & \"d\" \n ü"))
+	got := ErrorPayload("c", "a <b> & \"d\" \n ü")
+	require.JSONEq(t, `{"code":"c","message":"a <b> & \"d\" \n ü"}`, got)
+	require.Contains(t, got, "a <b> & ", "readers show the text as it is")
 	require.True(t, json.Valid([]byte(ErrorPayload("c", "\x00\xff"))))
 }
 
@@ -91,7 +93,7 @@ func TestPublishOnce(t *testing.T) {
 	require.Equal(t, Fields(update()), entries[0].Fields)
 
 	u := update()
-	u.Effect = job.RunEffect("r")
+	u.Effect, u.Stream = job.RunEffect("r"), "" // the default is Updates
 	done, err := c.Publish(t.Context(), u)
 	require.NoError(t, err)
 	require.True(t, done, "another effect is another update")
@@ -138,14 +140,18 @@ func TestAddIsNotRepeated(t *testing.T) {
 // What fails half way is not taken for done.
 func TestPublishCanBeRepeatedAfterAFailure(t *testing.T) {
 	t.Parallel()
-	heal := map[string]struct{ harm, heal []any }{
-		"the stream is a string": {[]any{"SET", Updates, "x"}, []any{"DEL", Updates}},
-		"no memory":              {[]any{"CONFIG", "SET", "maxmemory", "1"}, []any{"CONFIG", "SET", "maxmemory", "0"}},
-		"channel not allowed": {
-			[]any{"ACL", "SETUSER", "default", "resetchannels"}, []any{"ACL", "SETUSER", "default", "allchannels"},
+	for name, tt := range map[string]struct {
+		harm, heal []any
+		kind       error
+	}{
+		"the stream is a string": {[]any{"SET", Updates, "x"}, []any{"DEL", Updates}, ErrWrongType},
+		"no memory": {
+			[]any{"CONFIG", "SET", "maxmemory", "1"}, []any{"CONFIG", "SET", "maxmemory", "0"}, ErrUnavailable,
 		},
-	}
-	for name, tt := range heal {
+		"channel not allowed": {
+			[]any{"ACL", "SETUSER", "default", "resetchannels"}, []any{"ACL", "SETUSER", "default", "allchannels"}, ErrDenied,
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, c := bundle(t)
@@ -154,7 +160,7 @@ func TestPublishCanBeRepeatedAfterAFailure(t *testing.T) {
 			do(t, c, tt.harm...)
 			for range 2 {
 				_, err := c.Publish(t.Context(), u)
-				require.Error(t, err)
+				require.ErrorIs(t, err, tt.kind)
 			}
 			do(t, c, tt.heal...)
 			require.Zero(t, length(t, c, Updates))
@@ -183,7 +189,8 @@ func TestPublishToTheOldChannel(t *testing.T) {
 	}
 	m, err := sub.ReceiveMessage(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, `{"ConnectionId":"c","Content":"<b>hello</b> & more"}`, m.Payload)
+	require.JSONEq(t, `{"ConnectionId":"c","Content":"<b>hello</b> & more"}`, m.Payload)
+	require.Contains(t, m.Payload, "<b>hello</b> & more")
 	_, err = sub.ReceiveTimeout(t.Context(), 50*time.Millisecond)
 	require.Error(t, err, "the second call publishes nothing")
 }

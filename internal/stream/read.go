@@ -66,13 +66,13 @@ func (c *Client) AutoClaim(ctx context.Context, stream string, minIdle time.Dura
 	if err != nil {
 		return Batch{}, "", fail(ctx, op, err)
 	}
-	parts, err := listReply(reply, 3)
+	parts, err := listReply(reply, 3) // 2 before Redis 7.0, which is the oldest supported
 	if err != nil {
 		return Batch{}, "", fail(ctx, op, err)
 	}
 	next, ok := parts[0].(string)
 	if !ok {
-		return Batch{}, "", fail(ctx, op, malformedReply{"cursor"})
+		return Batch{}, "", fail(ctx, op, replyError{"cursor"})
 	}
 	b, err := entriesReply(stream, parts[1])
 	if err != nil {

@@ -47,7 +47,7 @@ func TestReadNewWaitsAndCounts(t *testing.T) {
 	first := add(t, other, agents, "n", "1")
 	second := add(t, other, agents, "n", "2")
 
-	a := <-answers
+	a := receive(t, answers)
 	require.NoError(t, a.err)
 	require.Equal(t, []string{first}, ids(a.entries))
 	require.Equal(t, []string{second}, ids(readNew(t, c, agents, 1)))
@@ -174,7 +174,7 @@ func TestStreamVanishesWhileReadIsBlocked(t *testing.T) {
 			other := open(t, s.Addr(), "other")
 			blocked(t, other)
 			do(t, other, vanish...)
-			require.ErrorIs(t, <-failed, ErrNoGroup)
+			require.ErrorIs(t, receive(t, failed), ErrNoGroup)
 
 			id := add(t, other, agents, "jobId", "later")
 			require.NoError(t, c.EnsureGroup(t.Context(), agents))

@@ -15,11 +15,11 @@ type Batch struct {
 	Deleted []string
 }
 
-// malformedReply says that a reply had another shape than documented, without
+// replyError says that a reply had another shape than documented, without
 // repeating any of it.
-type malformedReply struct{ want string }
+type replyError struct{ want string }
 
-func (e malformedReply) Error() string { return "unexpected reply: no " + e.want }
+func (e replyError) Error() string { return "unexpected reply: no " + e.want }
 
 // The library offers stream entries as maps, which lose repeated fields, and
 // hides deleted entries. So replies are taken apart here. In RESP2 they consist
@@ -30,13 +30,13 @@ func (e malformedReply) Error() string { return "unexpected reply: no " + e.want
 func streamReply(stream string, reply any) (Batch, error) {
 	streams, ok := reply.([]any)
 	if !ok {
-		return Batch{}, malformedReply{"list of streams"}
+		return Batch{}, replyError{"list of streams"}
 	}
 	var all Batch
 	for _, item := range streams {
 		pair, ok := item.([]any)
 		if !ok || len(pair) != 2 {
-			return Batch{}, malformedReply{"stream and its entries"}
+			return Batch{}, replyError{"stream and its entries"}
 		}
 		b, err := entriesReply(stream, pair[1])
 		if err != nil {
@@ -53,7 +53,7 @@ func streamReply(stream string, reply any) (Batch, error) {
 func entriesReply(stream string, reply any) (Batch, error) {
 	items, ok := reply.([]any)
 	if !ok {
-		return Batch{}, malformedReply{"list of entries"}
+		return Batch{}, replyError{"list of entries"}
 	}
 	var b Batch
 	for _, item := range items {
@@ -62,11 +62,11 @@ func entriesReply(stream string, reply any) (Batch, error) {
 		}
 		pair, ok := item.([]any)
 		if !ok || len(pair) != 2 {
-			return Batch{}, malformedReply{"entry"}
+			return Batch{}, replyError{"entry"}
 		}
 		id, ok := pair[0].(string)
 		if !ok {
-			return Batch{}, malformedReply{"entry id"}
+			return Batch{}, replyError{"entry id"}
 		}
 		if pair[1] == nil {
 			b.Deleted = append(b.Deleted, id)
@@ -74,7 +74,7 @@ func entriesReply(stream string, reply any) (Batch, error) {
 		}
 		values, err := stringsReply(pair[1])
 		if err != nil || len(values)%2 != 0 {
-			return Batch{}, malformedReply{"entry fields"}
+			return Batch{}, replyError{"entry fields"}
 		}
 		fields := make([]job.Field, 0, len(values)/2)
 		for i := 0; i < len(values); i += 2 {
@@ -88,13 +88,13 @@ func entriesReply(stream string, reply any) (Batch, error) {
 func stringsReply(reply any) ([]string, error) {
 	items, ok := reply.([]any)
 	if !ok {
-		return nil, malformedReply{"list of strings"}
+		return nil, replyError{"list of strings"}
 	}
 	out := make([]string, 0, len(items))
 	for _, item := range items {
 		s, ok := item.(string)
 		if !ok {
-			return nil, malformedReply{"string"}
+			return nil, replyError{"string"}
 		}
 		out = append(out, s)
 	}
@@ -105,7 +105,7 @@ func stringsReply(reply any) ([]string, error) {
 func listReply(reply any, n int) ([]any, error) {
 	items, ok := reply.([]any)
 	if !ok || len(items) != n {
-		return nil, malformedReply{fmt.Sprintf("list of %d parts", n)}
+		return nil, replyError{fmt.Sprintf("list of %d parts", n)}
 	}
 	return items, nil
 }

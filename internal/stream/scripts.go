@@ -62,7 +62,7 @@ func runInt(ctx context.Context, s *redis.Script, on *redis.Client, op string, k
 	}
 	n, ok := reply.(int64)
 	if !ok {
-		return 0, fail(ctx, op, malformedReply{"number"})
+		return 0, fail(ctx, op, replyError{"number"})
 	}
 	return n, nil
 }
@@ -75,7 +75,7 @@ func runString(ctx context.Context, s *redis.Script, on *redis.Client, op string
 	}
 	text, ok := reply.(string)
 	if !ok {
-		return "", fail(ctx, op, malformedReply{"string"})
+		return "", fail(ctx, op, replyError{"string"})
 	}
 	return text, nil
 }

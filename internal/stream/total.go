@@ -145,7 +145,7 @@ func (t *Total) Acquire(ctx context.Context, holder string) (release func(), err
 	if t.limit <= 0 {
 		return func() {}, nil
 	}
-	t.Start()
+	t.Start() //nolint:contextcheck // the background work outlives this caller
 
 	t.mu.Lock()
 	c := t.claims[holder]
@@ -228,7 +228,7 @@ func (t *Total) run(ctx context.Context, ended chan<- struct{}) {
 		case <-ctx.Done():
 		}
 	}
-	t.leave()
+	t.leave(context.WithoutCancel(ctx))
 }
 
 func (t *Total) wakeUnless(failing bool) <-chan struct{} {
@@ -340,7 +340,7 @@ func (t *Total) grant(holder string) {
 }
 
 // leave takes everything of this process out of Redis.
-func (t *Total) leave() {
+func (t *Total) leave(ctx context.Context) {
 	t.mu.Lock()
 	var done []any
 	for holder := range t.claims {
@@ -352,7 +352,7 @@ func (t *Total) leave() {
 		}
 	}
 	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), t.timing.poll)
+	ctx, cancel := context.WithTimeout(ctx, t.timing.poll)
 	defer cancel()
 	if _, _, _, err := t.call(ctx, 0, done, nil, nil); err != nil {
 		t.log.WarnContext(ctx, "MAX_TOTAL: permits were not given back and will expire", slog.Any("error", err))
@@ -392,7 +392,7 @@ func (t *Total) call(ctx context.Context, limit int, done, held, pairs []any) (
 		return false, nil, nil, fail(ctx, op, err)
 	}
 	if len(orders) != len(pairs)/2 {
-		return false, nil, nil, fail(ctx, op, malformedReply{"answer per waiter"})
+		return false, nil, nil, fail(ctx, op, replyError{"answer per waiter"})
 	}
 	return parts[0] == int64(1), granted, orders, nil
 }

@@ -40,6 +40,34 @@ func total(t *testing.T, c *Client, limit int, timing totalTiming) *Total {
 	return l
 }
 
+// acquire waits for a permit in the background and hands over its release.
+func acquire(t *testing.T, l *Total, holder string) <-chan func() {
+	t.Helper()
+	granted := make(chan func(), 1)
+	go func() {
+		release, err := l.Acquire(t.Context(), holder)
+		if err == nil {
+			granted <- release
+		}
+	}()
+	return granted
+}
+
+// permit is the release function that acquire hands over.
+func permit(t *testing.T, granted <-chan func()) func() {
+	t.Helper()
+	return receive(t, granted)
+}
+
+// subscribed waits until that many processes listen for permits.
+func subscribed(t *testing.T, c *Client, n int64) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		found, err := c.commands.PubSubNumSub(context.WithoutCancel(t.Context()), totalChannel).Result()
+		return err == nil && found[totalChannel] == n
+	}, waitFor, tick)
+}
+
 // queued waits until that many holders wait.
 func queued(t *testing.T, c *Client, n int64) {
 	t.Helper()
@@ -109,7 +137,7 @@ func TestTotalServesInOrderAndHandsOnAtOnce(t *testing.T) {
 			require.Empty(t, later, "waiter %d before the permit is given back", i+j)
 		}
 		release()
-		release = <-granted
+		release = permit(t, granted)
 	}
 	release()
 	require.Eventually(t, func() bool { return zcard(t, control, "held") == 0 }, waitFor, tick)
@@ -132,7 +160,7 @@ func TestTotalIsIdempotentPerHolder(t *testing.T) {
 	require.EqualValues(t, 1, zcard(t, c, "held"))
 	require.Empty(t, other, "releasing twice gives back once")
 	second()
-	(<-other)()
+	permit(t, other)()
 
 	again, err := l.Acquire(t.Context(), "same")
 	require.NoError(t, err, "a holder may come back")
@@ -157,10 +185,10 @@ func TestTotalLeavingTheQueue(t *testing.T) {
 	next := acquire(t, l, "next")
 	queued(t, c, 2)
 	cancel()
-	require.ErrorIs(t, <-failed, context.Canceled)
+	require.ErrorIs(t, receive(t, failed), context.Canceled)
 	queued(t, c, 1)
 	release()
-	(<-next)()
+	permit(t, next)()
 }
 
 func TestTotalTakesTheSmallestLiveLimit(t *testing.T) {
@@ -184,7 +212,7 @@ func TestTotalTakesTheSmallestLiveLimit(t *testing.T) {
 
 	small.Close()
 	for _, granted := range more[:2] {
-		defer (<-granted)()
+		defer permit(t, granted)()
 	}
 	require.EqualValues(t, 3, zcard(t, control, "held"))
 	require.EqualValues(t, 1, zcard(t, control, "queue"))
@@ -265,7 +293,7 @@ func TestTotalSurvivesLostMemory(t *testing.T) {
 			}, waitFor, tick)
 			require.Empty(t, waiter)
 			release()
-			(<-waiter)()
+			permit(t, waiter)()
 		})
 	}
 }
@@ -289,7 +317,7 @@ func TestTotalGrantsNothingWhileRedisIsDown(t *testing.T) {
 	release() // does not wait for Redis
 
 	s.Restart(t)
-	(<-waiter)()
+	permit(t, waiter)()
 }
 
 func TestTotalClose(t *testing.T) {
@@ -313,8 +341,8 @@ func TestTotalClose(t *testing.T) {
 
 	one.Close()
 	one.Close()
-	require.ErrorIs(t, <-failed, ErrClosed)
-	(<-next)()
+	require.ErrorIs(t, receive(t, failed), ErrClosed)
+	permit(t, next)()
 	require.EqualValues(t, 1, zcard(t, control, "limits"))
 	_, err = one.Acquire(t.Context(), "late")
 	require.ErrorIs(t, err, ErrClosed)
