@@ -55,11 +55,13 @@ func serveMock(ctx context.Context, addr string, options llmtest.Options, listen
 		return &exitError{exitUsage, fmt.Errorf("cannot listen, set --addr to a free address: %w", err)}
 	}
 	listening(listener.Addr())
-	server := &http.Server{Handler: llmtest.NewServer(options), ReadHeaderTimeout: 10 * time.Second}
-	go func() {
-		<-ctx.Done()
+	stub := llmtest.NewServer(options)
+	server := &http.Server{Handler: stub, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	stopped := context.AfterFunc(ctx, func() {
+		stub.Close()       // ends calls that hang on purpose
 		_ = server.Close() // nobody is owed an answer by a stand-in
-	}()
+	})
+	defer stopped()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return &exitError{exitFailed, err}
 	}

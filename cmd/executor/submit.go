@@ -18,8 +18,6 @@ import (
 	"github.com/nodpt/executor/internal/stream"
 )
 
-const updatesStream = "signalr:updates"
-
 // submission is what submit prints.
 type submission struct {
 	JobID   string `json:"jobId"`
@@ -93,7 +91,7 @@ func submit(cmd *cobra.Command, cfg config.Config, j job.Job, wait bool, timeout
 	}
 	defer c.Close()
 
-	after, err := c.LastID(ctx, updatesStream)
+	after, err := c.LastID(ctx, stream.Updates)
 	if err != nil {
 		return &exitError{exitUnreachable, err}
 	}
@@ -105,9 +103,7 @@ func submit(cmd *cobra.Command, cfg config.Config, j job.Job, wait bool, timeout
 		if output == "text" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "submitted %s to %s, waiting\n", s.JobID, s.Stream)
 		}
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		if err := await(ctx, c, after, &s); err != nil {
+		if err := await(ctx, c, after, timeout, &s); err != nil {
 			return err
 		}
 	}
@@ -121,12 +117,15 @@ func submit(cmd *cobra.Command, cfg config.Config, j job.Job, wait bool, timeout
 }
 
 // await follows the updates until one of the job arrives.
-func await(ctx context.Context, c *stream.Client, after string, s *submission) error {
+func await(ctx context.Context, c *stream.Client, after string, timeout time.Duration, s *submission) error {
+	deadline := time.Now().Add(timeout)
 	for {
-		entries, err := c.TailUpdates(ctx, updatesStream, after, time.Second)
-		switch {
-		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		left := time.Until(deadline)
+		if left <= 0 {
 			return &exitError{exitTimeout, fmt.Errorf("job %s has no outcome yet: see it in the Temporal UI as %s", s.JobID, job.WorkflowID(job.Role(s.Role), s.JobID))}
+		}
+		entries, err := c.TailUpdates(ctx, stream.Updates, after, min(left, time.Second))
+		switch {
 		case ctx.Err() != nil:
 			return &exitError{exitFailed, errors.New("interrupted; the job goes on")}
 		case err != nil:
