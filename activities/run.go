@@ -34,6 +34,7 @@ type Gate interface {
 // RunMetrics is what a role activity reports. Model names are bounded by the
 // receiver: a chat entry may name any.
 type RunMetrics interface {
+	JobStarted(role job.Role)
 	Running(role job.Role, delta int)
 	TotalWaiting(role job.Role, delta int)
 	LLMCall(role job.Role, model string, d time.Duration, promptTokens, completionTokens int64, errKind string)
@@ -176,6 +177,7 @@ func (a *attempt) permit(ctx context.Context) (func(), error) {
 }
 
 func (a *attempt) ask(ctx context.Context) (llm.Answer, error) {
+	a.metrics.JobStarted(a.role)
 	a.metrics.Running(a.role, 1)
 	defer a.metrics.Running(a.role, -1)
 	begin := time.Now()

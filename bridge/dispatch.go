@@ -238,8 +238,10 @@ func (l *lane) start(ctx context.Context, it *item, row *job.Row, reuse Reuse) (
 func (l *lane) request(ctx context.Context, it *item, requestID string, reuse Reuse) (StartResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.b.timing.start)
 	defer cancel()
+	origin := l.origin(it.entry)
+	origin.Redelivered = !it.fresh
 	res, err := l.b.temporal.Start(ctx, StartRequest{
-		Input:     workflows.Input{Job: it.decoded.Job, Origin: l.origin(it.entry)},
+		Input:     workflows.Input{Job: it.decoded.Job, Origin: origin},
 		RequestID: requestID,
 		Reuse:     reuse,
 	})

@@ -258,7 +258,10 @@ func bridges(cfg config.Config) fx.Option {
 			},
 		),
 		bridge.Module(),
-		fx.Invoke(observeStreams),
+		fx.Invoke(
+			func(b *bridge.Bridge, h *telemetry.Health) { h.Register("bridge", b.Ready) },
+			observeStreams,
+		),
 	)
 }
 

@@ -30,7 +30,7 @@ type Decoded struct {
 	Notes []string
 }
 
-// Decode turns a raw entry into a job, by FAULTS.md section 2 and DESIGN.md
+// Decode turns a raw entry into a job, by the catalogue of bad input and DESIGN.md
 // section 2.1. It is pure and never panics. The error is always a *Rejection.
 //
 // Fields. The role comes from the stream; a role field is only compared with it.

@@ -72,7 +72,7 @@ func (c catalogued) check(t *testing.T) {
 	require.Equal(t, c.notes, got.Notes)
 }
 
-// TestCatalogue has a row for each row of FAULTS.md section 2 that says
+// TestCatalogue has a row for each row of the catalogue of bad input that says
 // something about decoding. What B16 to B18, B52 and B53 demand beyond it is up
 // to the bridge and the stream.
 func TestCatalogue(t *testing.T) {

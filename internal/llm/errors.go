@@ -101,7 +101,7 @@ func (e *Error) hint() string {
 
 // failure sorts a call that gave no response object. The status the exchange
 // saw decides, not the error's type: go-openai reports {"error":"text"} as two
-// of its error types at once, one of them without a status (EDGES.md S31).
+// of its error types at once, one of them without a status.
 func (x *exchange) failure(caller, call context.Context, err error) *Error {
 	if errors.Is(caller.Err(), context.Canceled) {
 		return &Error{Kind: Canceled}

@@ -19,7 +19,7 @@ import (
 	"github.com/nodpt/executor/internal/llm/llmtest"
 )
 
-// The table "LLM" of DESIGN.md section 4, FAULTS.md F48 and F49.
+// The table "LLM" of DESIGN.md section 4, fault F48 and F49.
 func TestStatuses(t *testing.T) {
 	t.Parallel()
 	code := func(code string) string {

@@ -79,7 +79,7 @@ func newHTTPClient(dial dialFunc) *http.Client {
 			DisableCompression:     true,
 		},
 		// A redirect would carry the prompt and the API key to an address
-		// nobody configured, or turn the POST into a GET (EDGES.md S29).
+		// nobody configured, or turn the POST into a GET.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

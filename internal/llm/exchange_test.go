@@ -32,7 +32,7 @@ func compress(t *testing.T, text string) []byte {
 	return b.Bytes()
 }
 
-// EDGES.md S29: neither followed nor taken for an answer, and the key stays here.
+// Neither followed nor taken for an answer, and the key stays here.
 func TestRedirectsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{300, 301, 302, 303, 304, 307, 308} {
@@ -91,7 +91,7 @@ func TestEndpointVerbatim(t *testing.T) {
 	}
 }
 
-// FAULTS.md F53 and C13.
+// Fault F53 and C13.
 func TestResponseSize(t *testing.T) {
 	t.Parallel()
 	const limit = 1 << 20

@@ -178,8 +178,8 @@ func (c *Client) Complete(ctx context.Context, r Request) (Answer, error) {
 }
 
 // chatRequest builds the request. go-openai refuses max_tokens for the models
-// it takes for reasoning models, by their names and before sending anything
-// (EDGES.md S32); for those the limit goes into the newer field.
+// it takes for reasoning models, by their names and before sending anything; for
+// those the limit goes into the newer field.
 func chatRequest(r Request) openai.ChatCompletionRequest {
 	limit := max(r.MaxTokens, 0)
 	req := openai.ChatCompletionRequest{

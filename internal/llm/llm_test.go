@@ -253,7 +253,7 @@ func TestAnswerSize(t *testing.T) {
 	}
 }
 
-// FAULTS.md F50 and F51, by the stub's own misbehaviours.
+// Fault F50 and F51, by the stub's own misbehaviours.
 func TestUnusableAnswers(t *testing.T) {
 	t.Parallel()
 	stub := llmtest.Start(t)
@@ -321,7 +321,7 @@ func TestCallerCancels(t *testing.T) {
 	require.Zero(t, stub.Calls("never sent"))
 }
 
-// FAULTS.md F52 and F55: whatever the server does with the time, the call ends.
+// Fault F52 and F55: whatever the server does with the time, the call ends.
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	for _, prompt := range []string{"!hang", "!slow 1h", "!drip 20ms"} {

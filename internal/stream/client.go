@@ -46,7 +46,7 @@ const DefaultGroup = "executor-group"
 
 const (
 	// maxBlock is the longest a read waits for entries. Cancelling a context does
-	// not interrupt a blocked read (EDGES.md S02), so this is also how long a
+	// not interrupt a blocked read, so this is also how long a
 	// shutdown may wait for one.
 	maxBlock = 5 * time.Second
 	// readerTimeout ends a read on a connection whose other side is gone. It must
@@ -67,8 +67,7 @@ type Client struct {
 	scripts  scripts
 
 	// reader reads, claims and never repeats a command: a repeated XREADGROUP
-	// returns the next entry and leaves the first hidden in the pending list
-	// (EDGES.md S01).
+	// returns the next entry and leaves the first hidden in the pending list.
 	reader *redis.Client
 	// effects adds entries. It never repeats a command either; callers retry,
 	// which is safe because what they call is a script that acts once.
@@ -117,7 +116,7 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 			Protocol:                 2,
 			DialTimeout:              conn.DialTimeout,
 			ContextTimeoutEnabled:    true,
-			DisableIdentity:          true, // CLIENT SETINFO needs a right of its own (EDGES.md S35)
+			DisableIdentity:          true, // CLIENT SETINFO needs a right of its own
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		}
 		change(o)

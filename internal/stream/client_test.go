@@ -48,7 +48,7 @@ func TestOpenRefusesBadConfig(t *testing.T) {
 	require.ErrorContains(t, err, "REDIS_CA_FILE")
 }
 
-// FAULTS.md C01.
+// Fault C01.
 func TestTLSTrustsOnlyTheGivenAuthority(t *testing.T) {
 	t.Parallel()
 	ca, certFile, keyFile := certificate(t)
@@ -129,7 +129,7 @@ func certificate(t *testing.T) (caFile, certFile, keyFile string) {
 		write("key.pem", "PRIVATE KEY", keyDER)
 }
 
-// minimalAccess is the access list of FAULTS.md C02 with the additions its
+// minimalAccess is the access list of fault C02 with the additions its
 // introduction names. Everything a worker or a bridge does must work with it.
 const minimalAccess = "on >secret resetkeys ~jobs:* ~signalr:updates ~{signalr:updates}:* ~{jobs:* ~{executor* ~chat.jobs " +
 	"resetchannels &AI.RESPONSE &executor:* -@all " +

@@ -79,7 +79,7 @@ func TestPending(t *testing.T) {
 	require.Equal(t, all[0], fromZero[0].ID)
 }
 
-// EDGES.md S08: a long call must neither look idle nor like a poison entry.
+// A long call must neither look idle nor like a poison entry.
 func TestRefreshKeepsOwnerAndDeliveries(t *testing.T) {
 	t.Parallel()
 	s, one := bundle(t)
@@ -172,7 +172,7 @@ func TestAliveKeyEnds(t *testing.T) {
 	require.LessOrEqual(t, ttl, aliveTTL.Milliseconds())
 }
 
-// FAULTS.md F37: deleting a consumer that owns entries would lose them.
+// Fault F37: deleting a consumer that owns entries would lose them.
 func TestDropIdleConsumersKeepsThoseWithPendingEntries(t *testing.T) {
 	t.Parallel()
 	s, me := bundle(t)

@@ -103,7 +103,7 @@ func TestPublishOnce(t *testing.T) {
 	require.InDelta(t, PublishTTL.Seconds(), float64(ttl), 60)
 }
 
-// FAULTS.md F14: the reply is lost after the update was added.
+// Fault F14: the reply is lost after the update was added.
 func TestPublishAfterALostReplyDoesNotDouble(t *testing.T) {
 	t.Parallel()
 	s, direct := bundle(t)

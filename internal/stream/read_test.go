@@ -84,7 +84,7 @@ func TestReadOwnGoesOnBehindAnID(t *testing.T) {
 	require.Equal(t, want[:4], got)
 }
 
-// EDGES.md S01: the library would repeat the cut read, return the next entry and
+// The library would repeat the cut read, return the next entry and
 // hide the first.
 func TestLostReplyOfAReadHidesNoEntry(t *testing.T) {
 	t.Parallel()
@@ -155,7 +155,7 @@ func TestReadingWithoutGroup(t *testing.T) {
 	require.Zero(t, n)
 }
 
-// FAULTS.md F34: the group is re-created from the beginning of the stream.
+// Fault F34: the group is re-created from the beginning of the stream.
 func TestStreamVanishesWhileReadIsBlocked(t *testing.T) {
 	t.Parallel()
 	for name, vanish := range map[string][]any{
@@ -212,7 +212,7 @@ func TestWrongType(t *testing.T) {
 	}
 }
 
-// FAULTS.md F36: what was deleted while it was pending is reported, not hidden.
+// Fault F36: what was deleted while it was pending is reported, not hidden.
 func TestDeletedPendingEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	s, c := bundle(t)

@@ -9,7 +9,7 @@ import (
 // scripts are the steps that must happen as one. Redis does not undo what a
 // script did before it failed, so each first does what may fail, and records
 // that it is done last. They use only commands of the minimal access list in
-// FAULTS.md C02: there is no DEL in it, so a key is dropped by giving it one
+// Fault C02: there is no DEL in it, so a key is dropped by giving it one
 // more millisecond.
 type scripts struct {
 	claim        *redis.Script

@@ -149,7 +149,7 @@ func TestNothingCarriesContent(t *testing.T) {
 	}
 }
 
-// What the SDK does, by EDGES.md S13 and its source.
+// What the SDK does, by its source.
 func TestTheSDKsRecords(t *testing.T) {
 	t.Parallel()
 	log, out := newLogger("json")
