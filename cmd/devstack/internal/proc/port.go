@@ -8,6 +8,8 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // Ports are handed out from below the range systems use for outgoing
@@ -18,7 +20,8 @@ const (
 	lastPort  = 31999
 )
 
-// Ports hands out loopback ports, each at most once. The zero value is ready.
+// Ports hands out loopback ports, none of its own choice twice. The zero value is
+// ready.
 type Ports struct {
 	mu   sync.Mutex
 	used map[int]bool
@@ -38,16 +41,12 @@ func (p *Ports) Free(ctx context.Context) (int, error) {
 	return 0, errors.New("no free loopback port found: too many servers are running")
 }
 
-// Prefer returns the wanted port where it is free, else another one with a
-// sentence that says who holds the wanted one.
+// Prefer returns the wanted port where nobody listens on it, else another one
+// with a sentence that says who holds the wanted one.
 func (p *Ports) Prefer(ctx context.Context, want int, what string) (port int, notice string, err error) {
-	p.mu.Lock()
-	if !p.used[want] && IsFree(ctx, want) {
-		p.take(want)
-		p.mu.Unlock()
+	if p.claim(ctx, want) {
 		return want, "", nil
 	}
-	p.mu.Unlock()
 	port, err = p.Free(ctx)
 	if err != nil {
 		return 0, "", err
@@ -59,6 +58,17 @@ func (p *Ports) Prefer(ctx context.Context, want int, what string) (port int, no
 	return port, fmt.Sprintf("port %d is busy (%s): %s uses port %d instead", want, holder, what, port), nil
 }
 
+// claim takes a free port, handed out before or not: its user may have ended.
+func (p *Ports) claim(ctx context.Context, port int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	free := IsFree(ctx, port)
+	if free {
+		p.take(port)
+	}
+	return free
+}
+
 func (p *Ports) take(port int) {
 	if p.used == nil {
 		p.used = map[int]bool{}
@@ -66,14 +76,17 @@ func (p *Ports) take(port int) {
 	p.used[port] = true
 }
 
-// IsFree reports whether a server could listen on the loopback port now.
+// IsFree reports whether nobody listens on the loopback port. It asks by
+// connecting, because a socket bound to find out could live on for a moment in
+// a child process started at the same time, and make the port busy by itself.
 func IsFree(ctx context.Context, port int) bool {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", Loopback(port))
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", Loopback(port))
 	if err != nil {
-		return false
+		return errors.Is(err, syscall.ECONNREFUSED)
 	}
-	return l.Close() == nil
+	// Without a listener the kernel may connect a socket to itself.
+	self := conn.LocalAddr().String() == conn.RemoteAddr().String()
+	return conn.Close() == nil && self
 }
 
 // Loopback is the address of a port on this machine, for example 127.0.0.1:7233.

@@ -39,6 +39,8 @@ type Options struct {
 	TemporalOnly bool
 	// Strict makes a busy port an error. Otherwise another one is used.
 	Strict bool
+	// Ports hands out ports that nobody asked for by number; nil: one of its own.
+	Ports *proc.Ports `json:"-"`
 	// Progress receives a line for each step.
 	Progress io.Writer `json:"-"`
 }
@@ -62,7 +64,6 @@ const (
 // Stack is a running stack.
 type Stack struct {
 	opts     Options
-	ports    proc.Ports
 	lock     *proc.Lock
 	temporal *temporald.Server
 	ui       *uiserver.Server
@@ -79,6 +80,9 @@ type Stack struct {
 // Up starts a stack and returns when it accepts jobs. On failure it has stopped
 // what it had started.
 func Up(ctx context.Context, opts Options) (*Stack, error) {
+	if opts.Ports == nil {
+		opts.Ports = new(proc.Ports)
+	}
 	s := &Stack{opts: opts}
 	if err := s.up(ctx); err != nil {
 		return nil, errors.Join(err, s.Down(context.WithoutCancel(ctx)))
@@ -147,7 +151,7 @@ func (s *Stack) startTemporal(ctx context.Context) error {
 	}
 	s.temporal, err = temporald.Start(ctx, temporald.Config{
 		Port: port, Database: s.path("temporal.db"), LogFile: s.log("temporal"),
-	}, &s.ports)
+	}, s.opts.Ports)
 	if err != nil {
 		return err
 	}
@@ -188,7 +192,7 @@ func (s *Stack) startLLM(ctx context.Context) error {
 		return nil
 	}
 	began := time.Now()
-	port, err := s.ports.Free(ctx)
+	port, err := s.opts.Ports.Free(ctx)
 	if err != nil {
 		return err
 	}
@@ -241,7 +245,7 @@ func (s *Stack) executorEnv() []string {
 
 // port returns the wanted port, or another one if that is busy and Strict is off.
 func (s *Stack) port(ctx context.Context, want int, what string) (int, error) {
-	port, notice, err := s.ports.Prefer(ctx, want, what)
+	port, notice, err := s.opts.Ports.Prefer(ctx, want, what)
 	switch {
 	case err != nil:
 		return 0, err

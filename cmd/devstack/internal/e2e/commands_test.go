@@ -1,0 +1,91 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// output of a command that has ended.
+type output struct {
+	stdout, stderr string
+	code           int
+}
+
+// command runs the executor to its end in this bundle's environment.
+func (b *bundle) command(env map[string]string, args ...string) output {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, shared.binary, args...) //nolint:gosec // G204: the binary under test
+	cmd.Dir, cmd.Env = b.dir, b.env(env)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		require.NoError(b.t, err)
+	}
+	return output{stdout: stdout.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
+}
+
+func TestSubmitAndWait(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.start(nil, "run")
+
+	answer := text("answer")
+	out := b.command(nil, "submit", "--role", "agent", "--job-id", "s1", "--task", "!echo "+answer, "--wait")
+	require.Equal(t, 0, out.code, out.stderr)
+	require.Equal(t, answer+"\n", out.stdout)
+
+	out = b.command(nil, "submit", "--role", "chat", "--job-id", "s2", "--task", "!fail 400 "+text("task"), "--wait", "-o", "json")
+	require.Equal(t, 1, out.code, out.stderr)
+	var submission map[string]string
+	require.NoError(t, json.Unmarshal([]byte(out.stdout), &submission))
+	require.Equal(t, "s2", submission["jobId"])
+	require.Equal(t, "jobs:chat", submission["stream"])
+	require.Equal(t, "error", submission["type"])
+	require.Contains(t, submission["payload"], "llm_bad_request")
+
+	out = b.command(nil, "submit", "--role", "cook", "--task", "x")
+	require.Equal(t, 2, out.code)
+	require.Contains(t, out.stderr, "--role")
+}
+
+func TestCommandsThatOnlyTell(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+
+	out := b.command(nil, "version")
+	require.Equal(t, 0, out.code, out.stderr)
+	require.Contains(t, out.stdout, "executor")
+
+	out = b.command(nil, "config")
+	require.Equal(t, 0, out.code, out.stderr)
+	require.Contains(t, out.stdout, "REDIS_CONNECTION")
+	require.NotContains(t, out.stdout+out.stderr, canary)
+
+	out = b.command(map[string]string{"MAX_AGENT": "many", "LLM_TIMEOUT": "soon"}, "run")
+	require.Equal(t, 2, out.code)
+	require.Contains(t, out.stderr, "MAX_AGENT")
+	require.Contains(t, out.stderr, "LLM_TIMEOUT", "all mistakes at once")
+}
+
+func TestHealthcheck(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	e := b.launch(nil, "run")
+	b.ready(e)
+	address := map[string]string{"HTTP_ADDR": e.health[len("http://"):]}
+	out := b.command(address, "healthcheck")
+	require.Equal(t, 0, out.code, out.stderr)
+	b.stop(e.Process)
+	out = b.command(address, "healthcheck")
+	require.NotEqual(t, 0, out.code)
+}

@@ -1,0 +1,60 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	jobsUnderLimits = 200
+	agentModel      = "trt-llm-agent"
+)
+
+// flood submits 200 jobs, mostly for the agent, and waits for all of them.
+func (b *bundle) flood() {
+	b.t.Helper()
+	roles := []string{"agent", "manager", "agent", "inspector", "agent"}
+	for i := range jobsUnderLimits {
+		b.submit(roles[i%len(roles)], "jobId", fmt.Sprintf("flood-%d", i), "userId", "u1", "task", text("task"))
+	}
+	for _, role := range []string{"agent", "manager", "inspector"} {
+		b.settled(role)
+	}
+	require.Empty(b.t, b.rows("status <> 'completed' OR attempts <> 1"))
+	require.Len(b.t, b.rows("status = 'completed'"), jobsUnderLimits)
+	published, err := b.redis.XLen(b.t.Context(), updates).Result()
+	require.NoError(b.t, err)
+	require.EqualValues(b.t, jobsUnderLimits, published)
+	require.Equal(b.t, jobsUnderLimits, b.llm.stats().Calls)
+}
+
+func limits() map[string]string { return map[string]string{"MAX_AGENT": "5", "MAX_TOTAL": "7"} }
+
+func TestLimitsInOneProcess(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.llm.script(map[string]any{"latency_ms": 50})
+	b.start(limits(), "run")
+	b.flood()
+	stats := b.llm.stats()
+	require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], 5)
+	require.LessOrEqual(t, stats.MaxRunning, 7)
+}
+
+func TestLimitsAcrossProcesses(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.llm.script(map[string]any{"latency_ms": 50})
+	bridge := b.launch(limits(), "bridge")
+	others := b.launch(limits(), "worker", "--queues", "workflows,manager,inspector,chat")
+	agent1 := b.launch(limits(), "worker", "--queues", "agent")
+	agent2 := b.launch(limits(), "worker", "--queues", "agent")
+	b.ready(bridge, others, agent1, agent2)
+	b.flood()
+	stats := b.llm.stats()
+	// A role's limit counts per process, the total over all of them.
+	require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], 2*5)
+	require.LessOrEqual(t, stats.MaxRunning, 7)
+}

@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+	"github.com/nodpt/executor/cmd/devstack/internal/temporald"
+)
+
+// binaryVariable names a built executor to test. Without it the tests build one
+// with the race detector.
+const binaryVariable = "EXECUTOR_BINARY"
+
+// namespaces is how many tests can have a Temporal namespace of their own: all
+// executors poll the same task queues, and must not run each other's jobs.
+const namespaces = 24
+
+// suite is what all tests share.
+type suite struct {
+	temporal *temporald.Server
+	ports    *proc.Ports
+	binary   string
+	dir      string
+	free     chan string // namespaces nobody uses yet
+}
+
+// shared is set by TestMain before any test runs, and not changed afterwards.
+var shared *suite //nolint:gochecknoglobals // the only way from TestMain to a test
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(stackVariable); dir != "" {
+		os.Exit(playStack(dir))
+	}
+	os.Exit(runSuite(m))
+}
+
+func runSuite(m *testing.M) int {
+	s, err := newSuite()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	shared = s
+	code := m.Run()
+	if err := errors.Join(s.temporal.Stop(), os.RemoveAll(s.dir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	return code
+}
+
+func newSuite() (*suite, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "executor-e2e-")
+	if err != nil {
+		return nil, err
+	}
+	s := &suite{ports: new(proc.Ports), dir: dir, free: make(chan string, namespaces)}
+	names := make([]string, namespaces)
+	for i := range names {
+		names[i] = "test-" + strconv.Itoa(i+1)
+		s.free <- names[i]
+	}
+
+	// Building the executor and starting the server share the waiting.
+	var built sync.WaitGroup
+	var buildErr error
+	built.Go(func() { s.binary, buildErr = executorBinary(ctx, dir) })
+	port, err := s.ports.Free(ctx)
+	if err == nil {
+		s.temporal, err = temporald.Start(ctx, temporald.Config{
+			Port: port, Database: filepath.Join(dir, "temporal.db"), LogFile: filepath.Join(dir, "temporal.log"),
+			Namespaces: names,
+		}, s.ports)
+	}
+	built.Wait()
+	return s, errors.Join(err, buildErr)
+}
+
+// executorBinary returns the executor to test, building it unless one is named.
+func executorBinary(ctx context.Context, dir string) (string, error) {
+	if path := os.Getenv(binaryVariable); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("%s: %w", binaryVariable, err)
+		}
+		return path, nil
+	}
+	root, err := repositoryRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "executor")
+	cmd := exec.CommandContext(ctx, "go", "build", "-race", "-buildvcs=false", "-o", path, "./cmd/executor")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // the race detector needs it
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the executor: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// repositoryRoot is the nearest directory upwards that holds the executor's
+// command; this module's own directory is on the way.
+func repositoryRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "cmd", "executor")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("the executor's source was not found above the tests: set " + binaryVariable)
+		}
+		dir = parent
+	}
+}

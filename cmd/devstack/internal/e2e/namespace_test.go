@@ -1,0 +1,25 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// newNamespace registers a namespace without search attributes, as a stranger's
+// Temporal has it.
+func newNamespace(t *testing.T) string {
+	t.Helper()
+	c, err := client.NewNamespaceClient(client.Options{HostPort: shared.temporal.Address(), Logger: silent{}})
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	const name = "bare"
+	require.NoError(t, c.Register(t.Context(), &workflowservice.RegisterNamespaceRequest{
+		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
+	}))
+	return name
+}
