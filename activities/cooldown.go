@@ -42,7 +42,7 @@ func NewCoolDown(endpointKey string, shared SharedCoolDown) *CoolDown {
 	return &CoolDown{key: endpointKey, shared: shared}
 }
 
-// Enter asks to make a call. It returns coolingDown when the call has to wait,
+// Enter asks to make a call. It returns coolDownError when the call has to wait,
 // else a function that must be told the call's error.
 func (c *CoolDown) Enter(ctx context.Context) (func(error), error) {
 	c.look(ctx)
@@ -51,9 +51,9 @@ func (c *CoolDown) Enter(ctx context.Context) (func(error), error) {
 	now := time.Now()
 	switch {
 	case now.Before(c.until):
-		return nil, coolingDown{c.until.Sub(now)}
+		return nil, coolDownError{c.until.Sub(now)}
 	case c.hot && c.probing:
-		return nil, coolingDown{time.Second}
+		return nil, coolDownError{time.Second}
 	}
 	probe := c.hot
 	c.probing = c.probing || probe

@@ -46,10 +46,10 @@ var (
 	errPanic        = errors.New("panic")
 )
 
-// coolingDown is returned instead of a call while an endpoint asks for patience.
-type coolingDown struct{ wait time.Duration }
+// coolDownError is returned instead of a call while an endpoint asks for patience.
+type coolDownError struct{ wait time.Duration }
 
-func (coolingDown) Error() string { return "the LLM endpoint asked to wait" }
+func (coolDownError) Error() string { return "the LLM endpoint asked to wait" }
 
 // afterDeaths ends the job when its workers keep dying: it is probably the job
 // that kills them.
@@ -73,7 +73,7 @@ func (a *attempt) end(err error) error {
 	p := a.progress
 	p.Classified++
 	var llmErr *llm.Error
-	var cooling coolingDown
+	var cooling coolDownError
 	switch {
 	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost):
 		p.Returned++
@@ -143,7 +143,7 @@ func (a *attempt) failure(attempts int) workflows.Failure {
 // kindOf is the stable code of an error: for the row, the update and the metrics.
 func kindOf(err error) string {
 	var llmErr *llm.Error
-	var cooling coolingDown
+	var cooling coolDownError
 	switch {
 	case err == nil:
 		return ""

@@ -31,7 +31,8 @@ type books struct {
 }
 
 func (b *books) Persist(context.Context, job.Row) (job.Persisted, error) { return b.persisted, b.err }
-func (b *books) Row(context.Context, job.Key) (job.Row, bool, error)     { return b.row, b.found, b.err }
+
+func (b *books) Row(context.Context, job.Key) (job.Row, bool, error) { return b.row, b.found, b.err }
 
 func (b *books) SetDeadID(_ context.Context, _ job.Key, _, id string) error {
 	b.deadID = id
@@ -78,7 +79,8 @@ func TestPersist(t *testing.T) {
 		"kept, another":  {job.Persisted{Verdict: job.Kept, Row: other}, workflows.Stored{Verdict: job.Kept, Row: &other}, 0},
 		"superseded": {
 			job.Persisted{Verdict: job.Superseded, Row: newer},
-			workflows.Stored{Verdict: job.Superseded, Row: func() *job.Row { r := newer; r.Output = ""; return &r }()}, 0,
+			workflows.Stored{Verdict: job.Superseded, Row: func() *job.Row { r := newer; r.Output = ""; return &r }()},
+			0,
 		},
 	}
 	for name, tt := range tests {

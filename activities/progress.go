@@ -101,33 +101,33 @@ func (b *beats) stop() {
 // someone else, with a cause that says which. It does not end when heartbeats
 // cannot be delivered for a while: the call is paid for, and its answer is kept
 // whatever the server thinks of the attempt by then.
-func (a *attempt) callContext() (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(a.ctx))
+func (a *attempt) callContext(ctx context.Context) (context.Context, func()) {
+	calling, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	go func() {
 		select {
-		case <-ctx.Done():
+		case <-calling.Done():
 			return
-		case <-a.ctx.Done():
+		case <-ctx.Done():
 		}
-		if why := whyEnded(context.Cause(a.ctx)); why != nil {
+		if why := whyEnded(context.Cause(ctx)); why != nil {
 			cancel(why)
 			return
 		}
 		// The activity's context cannot tell us of a shutdown any more.
 		select {
-		case <-ctx.Done():
+		case <-calling.Done():
 			return
-		case <-activity.GetWorkerStopChannel(a.ctx):
+		case <-activity.GetWorkerStopChannel(ctx):
 		}
 		drain := time.NewTimer(a.cfg.DrainTimeout)
 		defer drain.Stop()
 		select {
-		case <-ctx.Done():
+		case <-calling.Done():
 		case <-drain.C:
 			cancel(errShutdown)
 		}
 	}()
-	return ctx, func() { cancel(nil) }
+	return calling, func() { cancel(nil) }
 }
 
 // whyEnded says what the end of an activity's context means, or nil where it

@@ -28,7 +28,7 @@ func (p *Publish) Run(ctx context.Context, s workflows.Settled) (bool, error) {
 
 // DeadLetters keeps what failed jobs came as.
 type DeadLetters interface {
-	Entry(ctx context.Context, stream, id string) (job.Entry, bool, error)
+	Entry(ctx context.Context, key, id string) (job.Entry, bool, error)
 	DeadLetter(ctx context.Context, d stream.DeadLetter) (string, error)
 }
 

@@ -72,7 +72,7 @@ func (r *Runner) Run(ctx context.Context, call workflows.Call) (answer workflows
 	if err := a.afterDeaths(); err != nil {
 		return workflows.Answer{}, err
 	}
-	answer, err = a.work()
+	answer, err = a.work(ctx)
 	if err != nil {
 		return workflows.Answer{}, a.end(err)
 	}
@@ -84,7 +84,6 @@ func (r *Runner) Run(ctx context.Context, call workflows.Call) (answer workflows
 type attempt struct {
 	*Runner
 	workflows.Call
-	ctx       context.Context //nolint:containedctx // lives exactly as long as the attempt
 	info      activity.Info
 	progress  progress // from the attempts before this one
 	beats     *beats
@@ -93,7 +92,7 @@ type attempt struct {
 }
 
 func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
-	a := &attempt{Runner: r, Call: call, ctx: ctx, info: activity.GetInfo(ctx)}
+	a := &attempt{Runner: r, Call: call, info: activity.GetInfo(ctx)}
 	a.progress = readProgress(ctx)
 	a.beats = startBeats(ctx, a.progress)
 	a.model = call.Model
@@ -108,29 +107,29 @@ func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 }
 
 // work returns the answer, from an earlier attempt if there is one.
-func (a *attempt) work() (workflows.Answer, error) {
+func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 	if a.info.Attempt > 1 || a.Redelivered {
-		if kept, ok := a.answers.Load(a.ctx, a.Effect); ok {
+		if kept, ok := a.answers.Load(ctx, a.Effect); ok {
 			return kept, nil
 		}
 	}
-	ctx, stop := a.callContext()
+	calling, stop := a.callContext(ctx)
 	defer stop()
 
-	release, err := a.permit(ctx)
+	release, err := a.permit(calling)
 	if err != nil {
 		return workflows.Answer{}, err
 	}
 	defer release()
 
-	leave, err := a.cool.Enter(ctx)
+	leave, err := a.cool.Enter(calling)
 	if err != nil {
 		return workflows.Answer{}, err
 	}
-	got, err := a.ask(ctx)
+	got, err := a.ask(calling)
 	leave(err)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
+		if cause := context.Cause(calling); cause != nil {
 			return workflows.Answer{}, cause
 		}
 		return workflows.Answer{}, err
@@ -144,7 +143,7 @@ func (a *attempt) work() (workflows.Answer, error) {
 	}
 	// The call is paid for: whatever happens to this attempt's report, the answer
 	// is found again. The attempt's own context may have ended just now.
-	a.answers.Save(context.WithoutCancel(a.ctx), a.Effect, answer)
+	a.answers.Save(context.WithoutCancel(ctx), a.Effect, answer)
 	return answer, nil
 }
 
@@ -160,7 +159,7 @@ func (a *attempt) permit(ctx context.Context) (func(), error) {
 	defer stop(nil)
 	go func() {
 		select {
-		case <-activity.GetWorkerStopChannel(a.ctx):
+		case <-activity.GetWorkerStopChannel(ctx):
 			stop(errShutdown)
 		case <-waiting.Done():
 		}

@@ -284,7 +284,7 @@ func TestRunPanicIsRetriedThenFails(t *testing.T) {
 	require.Equal(t, activities.CodePanic, applicationErr.Type())
 	require.False(t, applicationErr.NonRetryable())
 	require.NotContains(t, err.Error(), "the task")
-	require.Equal(t, 1.0, b.details["malformed"])
+	require.EqualValues(t, 1, b.details["malformed"])
 
 	b = newRunBundle(t)
 	b.llm = func(context.Context, llm.Request) (llm.Answer, error) { panic("the task") }
@@ -381,6 +381,7 @@ func TestRunEndsTheJobWhoseWorkersDie(t *testing.T) {
 func TestPrompt(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "do it", activities.Prompt(job.Job{Role: job.Manager, Task: "do it", Payload: "ignored"}))
+	//nolint:testifylint // byte for byte: the escaping is the point
 	require.Equal(t, `{"code":"if a < b && c > d {\n\t\"é\"\n}","task":"review <this>"}`,
 		activities.Prompt(job.Job{Role: job.Inspector, Task: "review <this>", Payload: "if a < b && c > d {\n\t\"é\"\n}"}))
 	require.Equal(t, "hello", activities.Prompt(job.Job{Role: job.Chat, Task: "hello"}))

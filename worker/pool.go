@@ -57,7 +57,7 @@ func NewPool(cfg Config, c client.Client, components []Component, interceptors [
 // reached it tries again every few seconds, and Check says why it is not ready;
 // a namespace that does not exist is fatal.
 func (p *Pool) Start() {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:contextcheck // lives until Stop, not as long as a start hook
+	ctx, cancel := context.WithCancel(context.Background()) // lives until Stop, not as long as a start hook
 	p.stopStarting = cancel
 	p.starting.Go(func() {
 		for delay := 500 * time.Millisecond; ; delay = min(delay*2, 5*time.Second) {
@@ -65,12 +65,12 @@ func (p *Pool) Start() {
 			if err == nil {
 				return
 			}
-			var noNamespace *serviceerror.NamespaceNotFound
-			if errors.As(err, &noNamespace) {
+			if _, missing := errors.AsType[*serviceerror.NamespaceNotFound](err); missing {
 				p.fatal(fmt.Errorf("namespace does not exist on the Temporal server: create it or set TEMPORAL_NAMESPACE: %w", err))
 				return
 			}
-			p.log.WarnContext(ctx, "Temporal is not reachable yet, trying again; check TEMPORAL_ADDRESS", "error", err, "delay", delay)
+			p.log.WarnContext(ctx, "Temporal is not reachable yet, trying again; check TEMPORAL_ADDRESS",
+				slog.Any("error", err), slog.Duration("delay", delay))
 			timer := time.NewTimer(delay)
 			select {
 			case <-ctx.Done():
@@ -103,7 +103,7 @@ func (p *Pool) startAll() error {
 	defer p.mu.Unlock()
 	p.running, p.ready = up, true
 	for _, s := range up {
-		p.log.Info("serving queue", "queue", s.TaskQueue, "slots", s.Options.MaxConcurrentActivityExecutionSize)
+		p.log.Info("serving queue", slog.String("queue", s.TaskQueue), slog.Int("slots", s.Options.MaxConcurrentActivityExecutionSize))
 	}
 	return nil
 }

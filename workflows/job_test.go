@@ -198,12 +198,10 @@ func TestJobWorkflowRetriesTheCall(t *testing.T) {
 func TestJobWorkflowCanceledDuringTheCall(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t, job.Agent).fromEntry(t)
-	canceled := make(chan struct{})
 	b.run = func(context.Context, workflows.Call) (workflows.Answer, error) {
-		<-canceled
+		b.CancelWorkflow()
 		return workflows.Answer{}, temporal.NewCanceledError()
 	}
-	b.RegisterDelayedCallback(func() { b.CancelWorkflow(); close(canceled) }, time.Millisecond)
 	_, err := b.execute(t)
 	var canceledErr *temporal.CanceledError
 	require.ErrorAs(t, err, &canceledErr)

@@ -60,7 +60,7 @@ func checkHealth(ctx context.Context, url string, out io.Writer) error {
 	if err != nil {
 		return &exitError{exitUnreachable, fmt.Errorf("no executor answers at %s: is it running, and with the same HTTP_ADDR?", url)}
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
 	if err != nil {
 		return &exitError{exitUnreachable, fmt.Errorf("%s broke off: %w", url, err)}

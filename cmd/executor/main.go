@@ -19,7 +19,7 @@ import (
 )
 
 // version is set by the linker.
-var version = "dev" //nolint:gochecknoglobals // the linker can set nothing else
+var version = "dev"
 
 // Exit codes, for scripts.
 const (
@@ -65,8 +65,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	// What is wrong on the command line never gets as far as a command of ours.
 	code := exitUsage
-	var exit *exitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		code = exit.code
 	}
 	if text := err.Error(); text != "" {

@@ -39,8 +39,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  exits,
-			"answer": answer,
+			"exits": exits,
+			"answer": func(ts *testscript.TestScript, neg bool, args []string) {
+				answer(t.Context(), ts, neg, args)
+			},
 		},
 	})
 }
@@ -52,9 +54,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: exits CODE COMMAND…")
 	}
 	err = ts.Exec(args[1], args[2:]...)
-	var exit *exec.ExitError
 	got := 0
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		got = exit.ExitCode()
 	} else if err != nil {
 		ts.Fatalf("%v", err)
@@ -66,17 +67,16 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 
 // answer ROLE TYPE PAYLOAD stands for the executor: it waits in the background
 // for one job of the role and publishes an update for it.
-func answer(ts *testscript.TestScript, neg bool, args []string) {
+func answer(ctx context.Context, ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: answer ROLE TYPE PAYLOAD")
 	}
 	role := job.Role(args[0])
 	c, err := stream.Open(stream.Config{Connection: ts.Getenv("REDIS_CONNECTION")}, slog.New(slog.DiscardHandler))
 	ts.Check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	done := make(chan error, 1)
 	go func() {
-		defer c.Close()
 		done <- func() error {
 			for {
 				entries, err := c.TailUpdates(ctx, role.Stream(), "0", time.Second)
@@ -97,9 +97,9 @@ func answer(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}()
 	}()
-	ts.Defer(func() {
+	ts.Defer(func() { //nolint:contextcheck // closing takes no context
 		cancel()
-		if err := <-done; err != nil {
+		if err := errors.Join(<-done, c.Close()); err != nil {
 			ts.Logf("answer: %v", err)
 		}
 	})
@@ -110,8 +110,9 @@ func freeAddr(t *testing.T) string {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	addr := l.Addr().String()
+	require.NoError(t, l.Close())
+	return addr
 }
 
 func TestCheckHealth(t *testing.T) {
@@ -133,7 +134,7 @@ func TestCheckHealth(t *testing.T) {
 			t.Cleanup(server.Close)
 			var out strings.Builder
 			err := checkHealth(t.Context(), server.URL, &out)
-			require.Equal(t, "{\"status\":\"x\"}\n", out.String())
+			require.JSONEq(t, `{"status":"x"}`, out.String())
 			if tt.code == exitOK {
 				require.NoError(t, err)
 				return

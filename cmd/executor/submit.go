@@ -89,7 +89,7 @@ func submit(cmd *cobra.Command, cfg config.Config, j job.Job, wait bool, timeout
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 
 	after, err := c.LastID(ctx, stream.Updates)
 	if err != nil {

@@ -120,17 +120,17 @@ func newEnd(log *slog.Logger, health *telemetry.Health, s fx.Shutdowner) *end {
 
 // fatal makes the process not ready and stops it with an exit code.
 func (e *end) fatal(err error, exitCode int) {
-	e.log.Error("cannot go on, stopping", "error", err)
+	e.log.Error("cannot go on, stopping", slog.Any("error", err))
 	e.health.Fail(err)
 	if err := e.Shutdown(fx.ExitCode(exitCode)); err != nil {
-		e.log.Error("cannot stop by itself", "error", err)
+		e.log.Error("cannot stop by itself", slog.Any("error", err))
 	}
 }
 
 func announceStart(cfg config.Config, kind Kind, log *slog.Logger) {
-	log.Info("executor starting", "version", kind.Version, "bridge", kind.Bridge, "queues", kind.Queues)
+	log.Info("executor starting", slog.String("version", kind.Version), slog.Bool("bridge", kind.Bridge), slog.Any("queues", kind.Queues))
 	for _, warning := range cfg.Warnings() {
-		log.Warn("configuration", "warning", warning)
+		log.Warn("configuration", slog.String("warning", warning))
 	}
 }
 
@@ -209,7 +209,7 @@ func llmModule(cfg config.Config) fx.Option {
 		),
 		fx.Invoke(func(lc fx.Lifecycle, c *llm.Client, log *slog.Logger) {
 			lc.Append(fx.StopHook(c.Close))
-			log.Info("calling the LLM", "endpoint", c.Endpoint())
+			log.Info("calling the LLM", slog.String("endpoint", c.Endpoint()))
 		}),
 	)
 }

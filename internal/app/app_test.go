@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -33,9 +34,7 @@ func load(t *testing.T, extra map[string]string) config.Config {
 		"LOG_LEVEL":        "error",
 		"MAX_TOTAL":        "7",
 	}
-	for k, v := range extra {
-		environ[k] = v
-	}
+	maps.Copy(environ, extra)
 	cfg, err := config.Load(environ)
 	require.NoError(t, err)
 	return cfg

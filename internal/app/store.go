@@ -73,7 +73,7 @@ func (s *resultStore) run(ctx context.Context) {
 		switch {
 		case err == nil && other != "":
 			s.log.ErrorContext(ctx, "another executor on this Redis uses another database; one of them would forget what the other has done",
-				"database", opened.Describe())
+				slog.String("database", opened.Describe()))
 			s.fatal(errors.New("two databases on one Redis: set the same DATABASE_URL everywhere, or stop the other executors for half a minute"), 2)
 			if s.open.Load() == nil {
 				_ = opened.Close()
@@ -108,7 +108,7 @@ func (s *resultStore) openStore(ctx context.Context) *store.Store {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.log.WarnContext(ctx, "the result store cannot be opened, trying again", "error", err, "delay", delay)
+		s.log.WarnContext(ctx, "the result store cannot be opened, trying again", slog.Any("error", err), slog.Duration("delay", delay))
 		timer := time.NewTimer(delay)
 		select {
 		case <-ctx.Done():
