@@ -55,7 +55,8 @@ func roleCases() []roleCase {
 		{"agent", "trt-llm-agent", []string{"task", "!echo " + agent, "payload", payload, "priority", "2"}, "!echo " + agent, agent},
 		{
 			"chat", "trt-llm-inspector",
-			[]string{"message", "!echo " + chat, "nodeLevel", "inspector", "chatId", "chat-7"}, "!echo " + chat, chat,
+			[]string{"message", "!echo " + chat, "nodeLevel", "inspector", "chatId", "chat-7"},
+			"!echo " + chat, chat,
 		},
 	}
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,9 +21,10 @@ import (
 // with the race detector.
 const binaryVariable = "EXECUTOR_BINARY"
 
-// namespaces is how many tests can have a Temporal namespace of their own: all
-// executors poll the same task queues, and must not run each other's jobs.
-const namespaces = 24
+// namespacesPerRound is how many tests can have a Temporal namespace of their
+// own: all executors poll the same task queues, and must not run each other's
+// jobs. -count=n runs n rounds.
+const namespacesPerRound = 24
 
 // suite is what all tests share.
 type suite struct {
@@ -44,7 +46,13 @@ func TestMain(m *testing.M) {
 }
 
 func runSuite(m *testing.M) int {
-	s, err := newSuite()
+	flag.Parse()
+	rounds, err := strconv.Atoi(flag.Lookup("test.count").Value.String())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	s, err := newSuite(max(rounds, 1))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -58,15 +66,15 @@ func runSuite(m *testing.M) int {
 	return code
 }
 
-func newSuite() (*suite, error) {
+func newSuite(rounds int) (*suite, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "executor-e2e-")
 	if err != nil {
 		return nil, err
 	}
-	s := &suite{ports: new(proc.Ports), dir: dir, free: make(chan string, namespaces)}
-	names := make([]string, namespaces)
+	names := make([]string, namespacesPerRound*rounds)
+	s := &suite{ports: new(proc.Ports), dir: dir, free: make(chan string, len(names))}
 	for i := range names {
 		names[i] = "test-" + strconv.Itoa(i+1)
 		s.free <- names[i]

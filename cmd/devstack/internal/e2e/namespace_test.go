@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -17,7 +18,7 @@ func newNamespace(t *testing.T) string {
 	c, err := client.NewNamespaceClient(client.Options{HostPort: shared.temporal.Address(), Logger: silent{}})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
-	const name = "bare"
+	name := "bare-" + uuid.NewString()
 	require.NoError(t, c.Register(t.Context(), &workflowservice.RegisterNamespaceRequest{
 		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
 	}))

@@ -1,0 +1,122 @@
+//go:build record
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/temporalproto"
+	"go.temporal.io/api/workflowservice/v1"
+)
+
+// TestRecordHistories writes one history per path of JobWorkflow to
+// workflows/testdata, where a test of the root module replays them. Run it by
+// `make histories` when a path was added; never to make that test pass.
+func TestRecordHistories(t *testing.T) {
+	t.Parallel()
+	root, err := repositoryRoot()
+	require.NoError(t, err)
+	dir := filepath.Join(root, "workflows", "testdata")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+
+	b := newBundle(t)
+	b.start(nil, "run")
+	for _, role := range []string{"manager", "inspector", "agent", "chat"} {
+		field := "task"
+		if role == "chat" {
+			field = "message"
+		}
+		b.submit(role, "jobId", "j1", "workflowId", "w1", "userId", "u1", "projectId", "p1", "connectionId", "c1", field, "hello", "payload", "{}")
+		b.update("j1", 1)
+		b.settled(role)
+		b.record(dir, "completed-"+role, "job:"+role+":j1", "")
+		require.NoError(t, b.redis.Del(t.Context(), updates).Err()) // jobs of all roles have one id
+	}
+
+	b.submit("agent", "jobId", "third-try", "userId", "u1", "task", "!fail 503 x2")
+	b.update("third-try", 1)
+	b.settled("agent")
+	b.record(dir, "completed-third-attempt", "job:agent:third-try", "")
+
+	b.submit("agent", "jobId", "bad", "userId", "u1", "task", "!fail 400 x1")
+	b.update("bad", 1)
+	b.settled("agent")
+	b.record(dir, "failed", "job:agent:bad", "")
+	failed := b.run("job:agent:bad", "Failed").GetExecution().GetRunId()
+
+	// Reset twice: the first run again speaks for itself, the second finds the job
+	// completed.
+	healed := b.reset("job:agent:bad", failed)
+	b.update("bad", 2)
+	b.run("job:agent:bad", "Completed")
+	b.record(dir, "reset-of-failed", "job:agent:bad", healed)
+	again := b.reset("job:agent:bad", failed)
+	b.run("job:agent:bad", "Completed")
+	b.record(dir, "reset-of-completed", "job:agent:bad", again)
+
+	b.submit("agent", "jobId", "endless", "userId", "u1", "task", "!hang")
+	b.llm.await("the call runs", func(s stubStats) bool { return s.Running == 1 })
+	require.NoError(t, b.temporal.CancelWorkflow(t.Context(), "job:agent:endless", ""))
+	b.update("endless", 1)
+	b.settled("agent")
+	b.record(dir, "canceled", "job:agent:endless", "")
+
+	// Publishing fails until the key is an updates stream again.
+	require.NoError(t, b.redis.Rename(t.Context(), updates, "aside").Err())
+	require.NoError(t, b.redis.Set(t.Context(), updates, "in the way", 0).Err())
+	b.submit("agent", "jobId", "outage", "userId", "u1", "task", "hello")
+	b.wait("the step falls back to a regular activity", func(ctx context.Context) error {
+		d, err := b.temporal.DescribeWorkflowExecution(ctx, "job:agent:outage", "")
+		if err != nil {
+			return err
+		}
+		for _, a := range d.GetPendingActivities() {
+			if a.GetActivityType().GetName() == "Publish" {
+				return nil
+			}
+		}
+		return errors.New("no pending Publish")
+	})
+	require.NoError(t, b.redis.Rename(t.Context(), "aside", updates).Err())
+	b.update("outage", 1)
+	b.settled("agent")
+	b.record(dir, "completed-after-outage", "job:agent:outage", "")
+}
+
+// reset starts a run anew from its first workflow task and returns the new run.
+func (b *bundle) reset(workflowID, runID string) string {
+	b.t.Helper()
+	response, err := b.temporal.ResetWorkflowExecution(b.t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+		Namespace:                 b.namespace,
+		WorkflowExecution:         &commonpb.WorkflowExecution{WorkflowId: workflowID, RunId: runID},
+		Reason:                    "test",
+		WorkflowTaskFinishEventId: 4, // started, scheduled, started, completed
+		RequestId:                 b.t.Name() + runID + text("reset"),
+	})
+	require.NoError(b.t, err)
+	return response.GetRunId()
+}
+
+// record waits until a run is closed and writes its history as JSON.
+func (b *bundle) record(dir, name, workflowID, runID string) {
+	b.t.Helper()
+	_ = b.temporal.GetWorkflow(b.t.Context(), workflowID, runID).Get(b.t.Context(), nil) // how it ended does not matter here
+	events := b.temporal.GetWorkflowHistory(b.t.Context(), workflowID, runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	history := &historypb.History{}
+	for events.HasNext() {
+		event, err := events.Next()
+		require.NoError(b.t, err)
+		history.Events = append(history.Events, event)
+	}
+	data, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
+	require.NoError(b.t, err)
+	require.NoError(b.t, os.WriteFile(filepath.Join(dir, name+".json"), append(data, '\n'), 0o644))
+}
