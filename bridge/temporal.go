@@ -44,6 +44,8 @@ type service struct {
 	log       *slog.Logger
 	plainTill atomic.Int64 // Unix nanoseconds; until then runs start without search attributes
 	warned    atomic.Bool
+	addedAt   atomic.Int64           // Unix nanoseconds; 0 unless the server still has to notice new search attributes
+	seen      atomic.Pointer[string] // the namespace's id when it was last looked at
 }
 
 // Connect returns the workflow service behind a client. The client must have
@@ -84,15 +86,25 @@ func RequestIDInterceptor() grpc.UnaryClientInterceptor {
 // refused them, before they are tried again.
 const plainFor = time.Minute
 
+// settleFor is how long the server may take to know search attributes it has
+// accepted: it reads its namespaces again every few seconds.
+const settleFor = 15 * time.Second
+
+// errSettling keeps an entry pending until the server knows its attributes.
+var errSettling = errors.New("start workflow: the server does not know its new search attributes yet")
+
 // Start implements Starter.
 func (s *service) Start(ctx context.Context, req StartRequest) (StartResult, error) {
 	ctx = context.WithValue(ctx, requestIDKey{}, req.RequestID)
 	attributes := time.Now().UnixNano() >= s.plainTill.Load()
 	run, err := s.execute(ctx, req, attributes)
 	if attributes && isAttributeError(err) {
-		// The server lost its search attributes, with its state perhaps.
+		// A new namespace, or the server lost its state.
 		if added := EnsureSearchAttributes(ctx, s.client, s.cfg.Namespace); added == nil {
 			run, err = s.execute(ctx, req, true)
+			if isAttributeError(err) && s.settling() {
+				return StartResult{}, errSettling
+			}
 		}
 		if isAttributeError(err) {
 			s.plainTill.Store(time.Now().Add(plainFor).UnixNano())
@@ -107,6 +119,9 @@ func (s *service) Start(ctx context.Context, req StartRequest) (StartResult, err
 	var already *serviceerror.WorkflowExecutionAlreadyStarted
 	switch {
 	case err == nil:
+		if attributes {
+			s.addedAt.Store(0)
+		}
 		return StartResult{Verdict: Started, RunID: run.GetRunID()}, nil
 	case errors.As(err, &already):
 		return StartResult{Verdict: AlreadyStarted, RunID: already.RunId}, nil
@@ -117,6 +132,14 @@ func (s *service) Start(ctx context.Context, req StartRequest) (StartResult, err
 	default:
 		return StartResult{}, fmt.Errorf("start workflow: %w", err)
 	}
+}
+
+// settling reports whether search attributes were registered so recently that
+// the server need not know them yet.
+func (s *service) settling() bool {
+	now := time.Now()
+	s.addedAt.CompareAndSwap(0, now.UnixNano())
+	return now.Sub(time.Unix(0, s.addedAt.Load())) < settleFor
 }
 
 func (s *service) execute(ctx context.Context, req StartRequest, attributes bool) (client.WorkflowRun, error) {
@@ -267,13 +290,23 @@ func (s *service) list(ctx context.Context, query string) ([]Run, error) {
 
 const listPage = 1000
 
-// Namespace implements Visibility.
+// Namespace implements Visibility. It registers the search attributes of runs
+// in a namespace it sees for the first time, so that the first job need not wait
+// for them.
 func (s *service) Namespace(ctx context.Context) (string, error) {
 	resp, err := s.client.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.cfg.Namespace})
 	if err != nil {
 		return "", fmt.Errorf("describe namespace %q: %w", s.cfg.Namespace, err)
 	}
-	return resp.GetNamespaceInfo().GetId(), nil
+	id := resp.GetNamespaceInfo().GetId()
+	if seen := s.seen.Swap(&id); seen == nil || *seen != id {
+		if err := EnsureSearchAttributes(ctx, s.client, s.cfg.Namespace); err != nil {
+			// Without the right to register them they may be there all the same:
+			// the first start tells.
+			s.log.InfoContext(ctx, "search attributes were not registered", slog.Any("error", err))
+		}
+	}
+	return id, nil
 }
 
 func (s *service) run(info *workflowpb.WorkflowExecutionInfo) Run {

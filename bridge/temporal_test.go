@@ -295,6 +295,23 @@ func TestSearchAttributes(t *testing.T) {
 		require.NotEmpty(t, f.sent()[1].GetSearchAttributes().GetIndexedFields())
 	})
 
+	t.Run("new ones are waited for", func(t *testing.T) {
+		t.Parallel()
+		f := &frontend{start: func(n int, _ *workflowservice.StartWorkflowExecutionRequest) error {
+			if n <= 2 {
+				return noMapping
+			}
+			return nil
+		}}
+		service, _ := connect(t, f)
+		_, err := service.Start(t.Context(), request())
+		require.ErrorIs(t, err, errSettling, "the entry stays pending")
+		res, err := service.Start(t.Context(), request())
+		require.NoError(t, err)
+		require.Equal(t, Started, res.Verdict)
+		require.NotEmpty(t, f.sent()[2].GetSearchAttributes().GetIndexedFields())
+	})
+
 	t.Run("refused ones are done without", func(t *testing.T) {
 		t.Parallel()
 		f := &frontend{

@@ -32,7 +32,7 @@ func JobWorkflow(ctx workflow.Context, in Input) (Result, error) {
 	defer done()
 
 	override := lastOverride(ctx)
-	if r.again && !override.Force {
+	if r.again && !override.Force && readsRowFirst(ctx) {
 		stored, err := r.completedElsewhere(books)
 		if err != nil {
 			return Result{}, err

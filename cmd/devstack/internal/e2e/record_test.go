@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -54,13 +55,22 @@ func TestRecordHistories(t *testing.T) {
 
 	// Reset twice: the first run again speaks for itself, the second finds the job
 	// completed.
-	healed := b.reset("job:agent:bad", failed)
+	healed := b.reset("job:agent:bad", failed, first)
 	b.update("bad", 2)
 	b.run("job:agent:bad", "Completed")
 	b.record(dir, "reset-of-failed", "job:agent:bad", healed)
-	again := b.reset("job:agent:bad", failed)
+	again := b.reset("job:agent:bad", failed, first)
 	b.run("job:agent:bad", "Completed")
 	b.record(dir, "reset-of-completed", "job:agent:bad", again)
+
+	// Reset to the last workflow task: the run finds its call made and failed.
+	b.submit("agent", "jobId", "late", "userId", "u1", "task", "!fail 400 x1 again")
+	b.update("late", 1)
+	b.settled("agent")
+	late := b.reset("job:agent:late", b.run("job:agent:late", "Failed").GetExecution().GetRunId(), 10)
+	b.update("late", 2)
+	b.run("job:agent:late", "Failed")
+	b.record(dir, "reset-to-last-task", "job:agent:late", late)
 
 	b.submit("agent", "jobId", "endless", "userId", "u1", "task", "!hang")
 	b.llm.await("the call runs", func(s stubStats) bool { return s.Running == 1 })
@@ -91,14 +101,17 @@ func TestRecordHistories(t *testing.T) {
 	b.record(dir, "completed-after-outage", "job:agent:outage", "")
 }
 
-// reset starts a run anew from its first workflow task and returns the new run.
-func (b *bundle) reset(workflowID, runID string) string {
+// first is the event that completes the first workflow task.
+const first = 4
+
+// reset starts a run anew from a completed workflow task and returns the new run.
+func (b *bundle) reset(workflowID, runID string, task int64) string {
 	b.t.Helper()
 	response, err := b.temporal.ResetWorkflowExecution(b.t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
 		Namespace:                 b.namespace,
 		WorkflowExecution:         &commonpb.WorkflowExecution{WorkflowId: workflowID, RunId: runID},
 		Reason:                    "test",
-		WorkflowTaskFinishEventId: 4, // started, scheduled, started, completed
+		WorkflowTaskFinishEventId: task,
 		RequestId:                 b.t.Name() + runID + text("reset"),
 	})
 	require.NoError(b.t, err)
@@ -118,5 +131,9 @@ func (b *bundle) record(dir, name, workflowID, runID string) {
 	}
 	data, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
 	require.NoError(b.t, err)
+	// Workers sign with the name of their machine, which is nobody's business.
+	host, err := os.Hostname()
+	require.NoError(b.t, err)
+	data = bytes.ReplaceAll(data, []byte("@"+host), []byte("@host"))
 	require.NoError(b.t, os.WriteFile(filepath.Join(dir, name+".json"), append(data, '\n'), 0o644))
 }
