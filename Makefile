@@ -79,7 +79,7 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ .
 
 ##@ Test it
-.PHONY: test test-unit test-e2e test-stores test-ollama fuzz executor-race
+.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
@@ -98,6 +98,10 @@ test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ol
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
 
+histories: executor-race ## record the histories that the replay test runs against
+	@scripts/need cc redis-server
+	cd cmd/devstack && CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race $(GO) test -tags record -count=1 -run TestRecordHistories ./internal/e2e
+
 fuzz: ## every fuzz target for FUZZTIME (default 5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz
 
@@ -111,7 +115,7 @@ lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden s
 	scripts/forbidden
 	$(GOLANGCI) run ./...
 	$(WORKFLOWCHECK) ./workflows/...
-	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama ./...
+	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record ./...
 
 fmt: $(GOLANGCI) ## format the code of both modules
 	$(GOLANGCI) fmt

@@ -54,16 +54,26 @@ func TestLimitsInOneProcess(t *testing.T) {
 
 func TestLimitsAcrossProcesses(t *testing.T) {
 	t.Parallel()
-	b := newBundle(t)
-	b.llm.script(map[string]any{"latency_ms": 50})
-	bridge := b.launch(limits(), "bridge")
-	others := b.launch(limits(), "worker", "--queues", "workflows,manager,inspector,chat")
-	agent1 := b.launch(limits(), "worker", "--queues", "agent")
-	agent2 := b.launch(limits(), "worker", "--queues", "agent")
-	b.ready(bridge, others, agent1, agent2)
-	b.flood()
-	stats := b.llm.stats()
-	// A role's limit counts per process, the total over all of them.
-	require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], 2*5)
-	require.LessOrEqual(t, stats.MaxRunning, 7)
+	for name, agents := range map[string]int{"a worker per queue": 1, "two agent workers": 2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBundle(t)
+			b.llm.script(map[string]any{"latency_ms": 50})
+			executors := []executor{
+				b.launch(limits(), "bridge"),
+				b.launch(limits(), "worker", "--queues", "workflows"),
+				b.launch(limits(), "worker", "--queues", "manager"),
+				b.launch(limits(), "worker", "--queues", "inspector,chat"),
+			}
+			for range agents {
+				executors = append(executors, b.launch(limits(), "worker", "--queues", "agent"))
+			}
+			b.ready(executors...)
+			b.flood()
+			stats := b.llm.stats()
+			// A role's limit counts per process, the total over all of them.
+			require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], agents*5)
+			require.LessOrEqual(t, stats.MaxRunning, 7)
+		})
+	}
 }
