@@ -15,7 +15,7 @@ import (
 // between any two leaves nothing to undo.
 func (l *lane) reject(ctx context.Context, it *item) error {
 	now := l.b.now()
-	row := outcome.Row(it.rejected.Job, l.origin(it.entry), job.EntryEffect(l.stream, it.entry.ID), job.Outcome{
+	row := job.NewRow(it.rejected.Job, l.origin(it.entry), job.EntryEffect(l.stream, it.entry.ID), job.Outcome{
 		Status:       job.Rejected,
 		ErrorCode:    it.rejected.Reason,
 		ErrorMessage: it.rejected.Message(),
@@ -53,7 +53,7 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	if run.State == RunTimedOut {
 		end.ErrorCode, end.ErrorMessage = codeTimedOut, "The job ran longer than it was allowed to."
 	}
-	row := outcome.Row(j, origin, effect, end)
+	row := job.NewRow(j, origin, effect, end)
 	row.WorkflowID, row.RunID = run.WorkflowID, run.RunID
 	persisted, err := l.b.rows.Persist(ctx, row)
 	if err != nil {

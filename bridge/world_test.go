@@ -224,7 +224,7 @@ func (w *world) persist(run fakeRun, o job.Outcome) job.Persisted {
 	if run.RunID != run.FirstRunID {
 		effect = job.RunEffect(run.RunID)
 	}
-	row := outcome.Row(run.input.Job, run.input.Origin, effect, o)
+	row := job.NewRow(run.input.Job, run.input.Origin, effect, o)
 	row.WorkflowID, row.RunID = run.WorkflowID, run.RunID
 	p, err := w.store.Persist(w.t.Context(), row)
 	require.NoError(w.t, err)

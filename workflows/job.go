@@ -211,24 +211,9 @@ func causeOf(row job.Row) error {
 
 func (r *run) row(outcome job.Outcome, now time.Time) job.Row {
 	outcome.StartedAt, outcome.FinishedAt = r.started, now
-	return job.Row{
-		Role:            r.Job.Role,
-		JobID:           r.Job.ID,
-		Outcome:         outcome,
-		WorkflowID:      r.id.ID,
-		RunID:           r.id.RunID,
-		Effect:          r.effect,
-		Fence:           now,
-		Stream:          r.Origin.Stream,
-		EntryID:         r.Origin.EntryID,
-		LastEntryID:     r.Origin.EntryID,
-		NodptWorkflowID: r.Job.WorkflowID,
-		UserID:          r.Job.UserID,
-		ProjectID:       r.Job.ProjectID,
-		NodeID:          r.Job.NodeID,
-		ConnectionID:    r.Job.ConnectionID,
-		EnqueuedAt:      r.Origin.EnqueuedAt,
-	}
+	row := job.NewRow(r.Job, r.Origin, r.effect, outcome)
+	row.WorkflowID, row.RunID = r.id.ID, r.id.RunID
+	return row
 }
 
 // identifiers is the job without its content. The argument of a final step goes

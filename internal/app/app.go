@@ -6,7 +6,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os/signal"
@@ -15,6 +14,7 @@ import (
 
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
+	"go.uber.org/dig"
 	"go.uber.org/fx"
 	"go.uber.org/fx/fxevent"
 
@@ -78,12 +78,12 @@ func Options(cfg config.Config, kind Kind) fx.Option {
 func Run(ctx context.Context, cfg config.Config, kind Kind) (int, error) {
 	a := fx.New(Options(cfg, kind))
 	if err := a.Err(); err != nil {
-		return 2, fmt.Errorf("cannot be set up: %w", rootCause(err))
+		return 2, fmt.Errorf("cannot be set up: %w", dig.RootCause(err))
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := a.Start(ctx); err != nil {
-		return 1, fmt.Errorf("cannot start: %w", rootCause(err))
+		return 1, fmt.Errorf("cannot start: %w", dig.RootCause(err))
 	}
 	end := <-a.Wait()
 	signal.Reset(syscall.SIGINT)
@@ -91,20 +91,9 @@ func Run(ctx context.Context, cfg config.Config, kind Kind) (int, error) {
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cfg.StopTimeout())
 	defer cancel()
 	if err := a.Stop(ctx); err != nil {
-		return 1, fmt.Errorf("did not stop cleanly: %w", rootCause(err))
+		return 1, fmt.Errorf("did not stop cleanly: %w", dig.RootCause(err))
 	}
 	return end.ExitCode, nil
-}
-
-// rootCause strips fx's account of which constructor called which.
-func rootCause(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
 }
 
 // end is how parts of the process end it.

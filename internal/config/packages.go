@@ -15,10 +15,6 @@ import (
 	"github.com/nodpt/executor/worker"
 )
 
-// updatesStream is where outcomes are published. Its name is part of the
-// contract with NodPT and no setting.
-const updatesStream = "signalr:updates"
-
 // Stream returns the settings of the Redis client.
 func (c Config) Stream() stream.Config {
 	_, connection := c.redis()
@@ -48,7 +44,7 @@ func (c Config) Bridge() bridge.Config {
 		MaxInFlight:  c.BridgeMaxInFlight,
 		ClaimMinIdle: c.ClaimMinIdle,
 		ChatList:     c.ChatList,
-		Updates:      updatesStream,
+		Updates:      stream.Updates,
 	}
 }
 

@@ -146,6 +146,27 @@ type Row struct {
 	EnqueuedAt      time.Time `json:"enqueuedAt,omitzero"`
 }
 
+// NewRow is the row of a job that ended so, for the entry it was read from. The
+// fence is the outcome's FinishedAt; workflow and run are the caller's to add.
+func NewRow(j Job, origin Origin, effect string, o Outcome) Row {
+	return Row{
+		Role:            j.Role,
+		JobID:           j.ID,
+		Outcome:         o,
+		Effect:          effect,
+		Fence:           o.FinishedAt,
+		Stream:          origin.Stream,
+		EntryID:         origin.EntryID,
+		LastEntryID:     origin.EntryID,
+		NodptWorkflowID: j.WorkflowID,
+		UserID:          j.UserID,
+		ProjectID:       j.ProjectID,
+		NodeID:          j.NodeID,
+		ConnectionID:    j.ConnectionID,
+		EnqueuedAt:      origin.EnqueuedAt,
+	}
+}
+
 // Key returns the identity of the row's job.
 func (r Row) Key() Key { return Key{Role: r.Role, JobID: r.JobID} }
 

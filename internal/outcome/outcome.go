@@ -65,24 +65,3 @@ func DeadLetter(row job.Row, fields []job.Field, effect string) stream.DeadLette
 		FailedAt: row.FinishedAt,
 	}
 }
-
-// Row is the row of a job that ended as o says, for the entry it was read from.
-// The caller adds workflow, run and fence where it knows them.
-func Row(j job.Job, origin job.Origin, effect string, o job.Outcome) job.Row {
-	return job.Row{
-		Role:            j.Role,
-		JobID:           j.ID,
-		Outcome:         o,
-		Effect:          effect,
-		Fence:           o.FinishedAt,
-		Stream:          origin.Stream,
-		EntryID:         origin.EntryID,
-		LastEntryID:     origin.EntryID,
-		NodptWorkflowID: j.WorkflowID,
-		UserID:          j.UserID,
-		ProjectID:       j.ProjectID,
-		NodeID:          j.NodeID,
-		ConnectionID:    j.ConnectionID,
-		EnqueuedAt:      origin.EnqueuedAt,
-	}
-}

@@ -62,7 +62,7 @@ func TestDeadLetter(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
 	j := job.Job{Role: job.Agent, ID: "j1", UserID: "u1"}
-	row := outcome.Row(j, job.Origin{Stream: "jobs:agent", EntryID: "7-1"}, "entry:jobs:agent/7-1", job.Outcome{
+	row := job.NewRow(j, job.Origin{Stream: "jobs:agent", EntryID: "7-1"}, "entry:jobs:agent/7-1", job.Outcome{
 		Status: job.Failed, ErrorCode: "terminated", ErrorMessage: "It was stopped.", FinishedAt: at,
 	})
 	require.Equal(t, "7-1", row.LastEntryID)

@@ -3,7 +3,6 @@ package stream
 import (
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -118,34 +117,4 @@ func cut(s string, n int) string {
 		end--
 	}
 	return s[:end]
-}
-
-// JobFields are the stream fields that describe a job, as a producer would have
-// sent them; absent ones are left out. They stand in for an entry that is gone,
-// and are what submit sends.
-func JobFields(j job.Job) []job.Field {
-	task := "task"
-	if j.Role == job.Chat {
-		task = "message"
-	}
-	priority := ""
-	if j.Priority != 0 {
-		priority = strconv.Itoa(j.Priority)
-	}
-	all := []job.Field{
-		{Name: "jobId", Value: j.ID},
-		{Name: "workflowId", Value: j.WorkflowID},
-		{Name: "userId", Value: j.UserID},
-		{Name: "projectId", Value: j.ProjectID},
-		{Name: "nodeId", Value: j.NodeID},
-		{Name: "connectionId", Value: j.ConnectionID},
-		{Name: "chatId", Value: j.ChatID},
-		{Name: "nodeLevel", Value: j.NodeLevel},
-		{Name: "model", Value: j.Model},
-		{Name: "source", Value: j.Source},
-		{Name: "priority", Value: priority},
-		{Name: task, Value: j.Task},
-		{Name: "payload", Value: j.Payload},
-	}
-	return slices.DeleteFunc(all, func(f job.Field) bool { return f.Value == "" })
 }

@@ -303,25 +303,6 @@ func TestCutKeepsCharactersWhole(t *testing.T) {
 	require.Len(t, cut(strings.Repeat("\x80", 100), 50), 46, "bytes that are no text are cut somewhere near")
 }
 
-func TestJobFieldsDecodeToTheSameJob(t *testing.T) {
-	t.Parallel()
-	for _, want := range []job.Job{
-		{
-			Role: job.Inspector, ID: "j", WorkflowID: "w", UserID: "u", ProjectID: "p", NodeID: "n", ConnectionID: "c",
-			Task: "t", Payload: `{"k":1}`, Priority: 2,
-		},
-		{
-			Role: job.Chat, ID: "j", UserID: "u", ProjectID: "p", NodeID: "n", ConnectionID: "c", Task: "hello",
-			ChatID: "chat", NodeLevel: "agent", Model: "m",
-		},
-	} {
-		got, err := job.Decode(want.Role, job.Entry{Stream: want.Role.Stream(), ID: "1-1", Fields: JobFields(want)})
-		require.NoError(t, err)
-		require.Equal(t, want, got.Job)
-	}
-	require.Equal(t, fields("jobId", "j"), JobFields(job.Job{ID: "j", Role: job.Agent}))
-}
-
 func TestMoveChat(t *testing.T) {
 	t.Parallel()
 	_, c := bundle(t)
