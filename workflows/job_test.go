@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
@@ -54,6 +55,8 @@ func newBundle(t *testing.T, role job.Role) *bundle {
 			},
 		},
 	}
+	// One second, the default, is short for a starved machine.
+	b.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
 	register := func(name string, fn any) {
 		b.RegisterActivityWithOptions(fn, activity.RegisterOptions{Name: name})
 	}

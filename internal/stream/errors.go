@@ -10,6 +10,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -67,14 +68,23 @@ func fail(ctx context.Context, op string, err error) error {
 	switch {
 	case errors.As(err, &server):
 		e.Detail, e.Kind = serverKind(server.Error())
-	case ctx.Err() != nil:
-		e.Kind = ctx.Err()
+	case ended(ctx) != nil:
+		e.Kind = ended(ctx)
 	case errors.Is(err, redis.ErrClosed):
 		e.Kind = ErrClosed
 	default:
 		e.Kind, e.Detail = ErrUnavailable, networkDetail(err)
 	}
 	return e
+}
+
+// ended is ctx.Err, but does not wait for the context's own timer: the
+// connection's deadline is the same instant and may be noticed first.
+func ended(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 // serverKind types an error reply. Of its text only the leading code is passed
