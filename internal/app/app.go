@@ -42,7 +42,10 @@ type Kind struct {
 // All is a process that does everything: `executor run`.
 func All(version string) Kind { return Kind{Bridge: true, Queues: worker.Queues(), Version: version} }
 
-const startTimeout = 15 * time.Second
+const (
+	startTimeout  = 15 * time.Second
+	askRedisAgain = 5 * time.Second
+)
 
 // Options lists the modules of a process. Started from the top, stopped from
 // the bottom: the bridge stops reading before the workers drain, and connections
@@ -146,7 +149,36 @@ func redisModule(cfg config.Config) fx.Option {
 			lc.Append(fx.StopHook(c.Close))
 			h.Register("redis", c.Ping)
 		}),
+		fx.Invoke(adviseOnRedis),
 	)
+}
+
+// adviseOnRedis warns of settings of the Redis server under which jobs get lost,
+// once it can be asked.
+func adviseOnRedis(lc fx.Lifecycle, c *stream.Client, log *slog.Logger) {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	lc.Append(fx.StartStopHook(
+		func() {
+			go func() {
+				defer close(done)
+				for c.Ping(ctx) != nil {
+					select {
+					case <-ctx.Done():
+						return
+					case <-time.After(askRedisAgain):
+					}
+				}
+				for _, warning := range c.ServerWarnings(ctx) {
+					log.WarnContext(ctx, "the Redis server can lose jobs", slog.String("warning", warning))
+				}
+			}()
+		},
+		func() {
+			stop()
+			<-done
+		},
+	))
 }
 
 func storeModule(cfg config.Config) fx.Option {

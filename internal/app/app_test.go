@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -95,6 +96,7 @@ func TestStopOrder(t *testing.T) {
 		"app.llmModule",
 		"app.temporalModule",
 		"app.storeModule",
+		"app.adviseOnRedis",
 		"app.redisModule",
 		"telemetry.Module", // the endpoints answer to the end
 		"telemetry.Module",
@@ -119,6 +121,20 @@ func TestTwoDatabasesOnOneRedis(t *testing.T) {
 	_, err = other.AnnounceStore(ctx, "another database")
 	require.NoError(t, err)
 
+	code, err := app.Run(ctx, cfg, app.Kind{Bridge: true})
+	require.NoError(t, err)
+	require.Equal(t, 2, code)
+}
+
+// TestUnusableDatabaseURL shows that what only the database can tell ends the
+// process as other mistakes in the settings do.
+func TestUnusableDatabaseURL(t *testing.T) {
+	t.Parallel()
+	file := t.TempDir() + "/not-a-database"
+	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("no database ", 100)), 0o600))
+	cfg := load(t, map[string]string{"DATABASE_URL": "sqlite://" + file})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	code, err := app.Run(ctx, cfg, app.Kind{Bridge: true})
 	require.NoError(t, err)
 	require.Equal(t, 2, code)

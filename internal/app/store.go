@@ -108,6 +108,10 @@ func (s *resultStore) openStore(ctx context.Context) *store.Store {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, store.ErrConfig) {
+			s.fatal(err, 2)
+			return nil
+		}
 		s.log.WarnContext(ctx, "the result store cannot be opened, trying again", slog.Any("error", err), slog.Duration("delay", delay))
 		timer := time.NewTimer(delay)
 		select {

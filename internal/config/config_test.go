@@ -173,8 +173,9 @@ func TestMistakes(t *testing.T) {
 		{"redis CA unreadable", environ{"REDIS_CA_FILE": "/does/not/exist"}, map[string]string{"REDIS_CA_FILE": "no such file"}},
 		{"metadata service as LLM", environ{"LLM_ENDPOINT": "http://169.254.169.254/"}, map[string]string{"LLM_ENDPOINT": "metadata"}},
 		{"database scheme", environ{"DATABASE_URL": "executor.db"}, map[string]string{"DATABASE_URL": "sqlite://"}},
-		{"database without a file", environ{"DATABASE_URL": "sqlite://"}, map[string]string{"DATABASE_URL": "name a file"}},
-		{"database without a host", environ{"DATABASE_URL": "mysql:///x"}, map[string]string{"DATABASE_URL": "percent-encode"}},
+		{"database without a file", environ{"DATABASE_URL": "sqlite://"}, map[string]string{"DATABASE_URL": "a file is needed"}},
+		{"database without a host", environ{"DATABASE_URL": "mysql:///x"}, map[string]string{"DATABASE_URL": "host and database"}},
+		{"database with an unknown parameter", environ{"DATABASE_URL": "mysql://u:p@h/db?foo=1"}, map[string]string{"DATABASE_URL": "foo"}},
 		{"half a database", environ{"DB_PASSWORD": canary}, map[string]string{"DB_HOST": "must be set", "DB_NAME": "must be set", "DB_USER": "must be set"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

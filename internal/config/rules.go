@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/nodpt/executor/internal/llm"
+	"github.com/nodpt/executor/internal/store"
 	"github.com/nodpt/executor/internal/stream"
 )
 
@@ -140,20 +141,9 @@ func mysqlURL(c Config) string {
 }
 
 func (l *loader) databaseURL(variable, value string) {
-	scheme, rest, found := strings.Cut(value, "://")
-	switch {
-	case found && scheme == "sqlite":
-		if rest == "" {
-			l.mistake(variable, "must name a file, for example sqlite://executor.db")
-		}
-		return
-	case !found, !slices.Contains([]string{"postgres", "postgresql", "mysql", "mariadb"}, scheme):
-		l.mistake(variable, "must begin with sqlite://, postgres:// or mysql://")
-		return
-	}
-	u, err := url.Parse(value)
-	if err != nil || u.Hostname() == "" && u.Query().Get("host") == "" {
-		l.mistake(variable, "must have the form %s://user:password@host:port/database; percent-encode special characters of the password", scheme)
+	var wrong *store.Error
+	if err := store.Validate(store.Config{URL: value}); errors.As(err, &wrong) {
+		l.mistake(variable, "%s", wrong.Reason)
 	}
 }
 

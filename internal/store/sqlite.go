@@ -130,8 +130,10 @@ func sqliteReason(err error) reason {
 		r.text = "the file or its directory is read-only"
 	case 10: // SQLITE_IOERR
 		r.text = "the disk failed"
-	case 11, 26: // SQLITE_CORRUPT, SQLITE_NOTADB
-		r.text = "the file is damaged or no SQLite database"
+	case 11: // SQLITE_CORRUPT
+		r.text = "the file is damaged"
+	case 26: // SQLITE_NOTADB
+		r.text, r.cause = "the file is no SQLite database", ErrConfig
 	case 13: // SQLITE_FULL
 		r.text = "the disk is full"
 	case 14: // SQLITE_CANTOPEN

@@ -7,28 +7,26 @@ import (
 	"strings"
 )
 
+// Validate reports what is wrong with cfg as far as can be told without
+// connecting: an *Error that matches ErrConfig, or nil.
+func Validate(cfg Config) error {
+	if rest, found := strings.CutPrefix(cfg.URL, sqliteName+"://"); found {
+		_, err := sqlitePath(rest)
+		return err
+	}
+	_, db, err := openServer(cfg.URL)
+	if err != nil {
+		return err
+	}
+	return db.Close() // nothing was connected yet
+}
+
 // connect opens the pools for cfg.URL.
 func connect(ctx context.Context, cfg Config) (*Store, error) {
-	scheme, rest, found := strings.Cut(cfg.URL, "://")
-	if !found {
-		return nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
-	}
-	if scheme == sqliteName {
+	if rest, found := strings.CutPrefix(cfg.URL, sqliteName+"://"); found {
 		return openSQLite(ctx, rest)
 	}
-	var (
-		dialect dialect
-		db      *sql.DB
-		err     error
-	)
-	switch scheme {
-	case postgresName, "postgresql":
-		dialect, db, err = openPostgres(cfg.URL)
-	case mysqlName, "mariadb":
-		dialect, db, err = openMySQL(cfg.URL)
-	default:
-		return nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
-	}
+	dialect, db, err := openServer(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +37,20 @@ func connect(ctx context.Context, cfg Config) (*Store, error) {
 		writes:   db,
 		writer:   serverWriter{db},
 	}, nil
+}
+
+// openServer returns the pool of a database server, which connects when it is
+// used.
+func openServer(raw string) (dialect, *sql.DB, error) {
+	scheme, _, _ := strings.Cut(raw, "://")
+	switch scheme {
+	case postgresName, "postgresql":
+		return openPostgres(raw)
+	case mysqlName, "mariadb":
+		return openMySQL(raw)
+	default:
+		return dialect{}, nil, configError("", "the URL must begin with sqlite://, postgres:// or mysql://")
+	}
 }
 
 // Redact returns a database URL with everything that may be a secret replaced
