@@ -16,8 +16,10 @@ type AnswerStore interface {
 }
 
 const (
-	// answersInMemory bounds the memory of Answers, in bytes of text.
+	// answersInMemory bounds the memory of Answers, in bytes; answerOverhead is
+	// what an entry takes beside its texts.
 	answersInMemory = 32 << 20
+	answerOverhead  = 512
 	answersBudget   = 2 * time.Second
 )
 
@@ -80,11 +82,15 @@ func (k *Answers) remember(effect string, answer workflows.Answer) {
 	}
 	k.kept[effect] = answer
 	k.order = append(k.order, effect)
-	k.size += len(answer.Text)
+	k.size += sizeOf(effect, answer)
 	for k.size > answersInMemory && len(k.order) > 1 {
 		oldest := k.order[0]
 		k.order = k.order[1:]
-		k.size -= len(k.kept[oldest].Text)
+		k.size -= sizeOf(oldest, k.kept[oldest])
 		delete(k.kept, oldest)
 	}
+}
+
+func sizeOf(effect string, answer workflows.Answer) int {
+	return len(effect) + len(answer.Text) + answerOverhead
 }

@@ -15,6 +15,9 @@ type SharedCoolDown interface {
 const (
 	// defaultCoolDown is for a 429 that does not say how long to wait.
 	defaultCoolDown = 5 * time.Second
+	// probeWindow is how long others wait for a probe before the next is let
+	// through.
+	probeWindow = 5 * time.Second
 	// sharedLook is how often the shared cool-down is looked up at most.
 	sharedLook = time.Second
 	// sharedBudget bounds a look-up: without Redis the process's own knowledge
@@ -23,17 +26,18 @@ const (
 )
 
 // CoolDown keeps calls away from an endpoint that answered 429 (or 503 with
-// Retry-After) until the time it named. After that one call per process probes
-// while the others wait on, so that a crowd does not run into the next refusal.
+// Retry-After) until the time it named. After that one call per process and
+// window probes while the others wait on, so that a crowd does not run into the
+// next refusal, and a slow probe holds nobody up for long.
 type CoolDown struct {
 	key    string
 	shared SharedCoolDown // may be nil
 
-	mu      sync.Mutex
-	until   time.Time
-	hot     bool // refused, and not yet accepted again
-	probing bool
-	looked  time.Time
+	mu     sync.Mutex
+	until  time.Time
+	hot    bool      // refused, and not yet accepted again
+	probed time.Time // when the probe under way was let through; zero without one
+	looked time.Time
 }
 
 // NewCoolDown returns the cool-down of one endpoint. endpointKey names it in the
@@ -52,11 +56,13 @@ func (c *CoolDown) Enter(ctx context.Context) (func(error), error) {
 	switch {
 	case now.Before(c.until):
 		return nil, coolDownError{c.until.Sub(now)}
-	case c.hot && c.probing:
+	case c.hot && now.Sub(c.probed) < probeWindow:
 		return nil, coolDownError{time.Second}
 	}
 	probe := c.hot
-	c.probing = c.probing || probe
+	if probe {
+		c.probed = now
+	}
 	return func(err error) { c.leave(ctx, probe, err) }, nil
 }
 
@@ -64,7 +70,7 @@ func (c *CoolDown) leave(ctx context.Context, probe bool, err error) {
 	wait := coolDownOf(err)
 	c.mu.Lock()
 	if probe {
-		c.probing = false
+		c.probed = time.Time{}
 	}
 	switch {
 	case wait > 0:

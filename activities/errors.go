@@ -68,28 +68,30 @@ func (a *attempt) end(err error) error {
 		return temporal.NewCanceledError()
 	}
 	code := kindOf(err)
-	a.metrics.ActivityError(a.role, code)
-
 	p := a.progress
 	p.Classified++
-	var llmErr *llm.Error
+	now := time.Now()
+	tooLong := !p.FirstFailure.IsZero() && now.Sub(p.FirstFailure) >= a.cfg.RetryFor
+
+	// Given back, without anything having failed.
 	var cooling coolDownError
 	switch {
 	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost):
 		p.Returned++
 		return a.again(p, err, code, returnedDelay, temporal.ApplicationErrorCategoryBenign)
-	case errors.As(err, &cooling):
+	case errors.As(err, &cooling) && !tooLong:
 		p.Returned++
 		return a.again(p, err, code, jittered(cooling.wait), temporal.ApplicationErrorCategoryBenign)
 	}
 
-	now := time.Now()
+	a.metrics.ActivityError(a.role, code)
+	if tooLong || a.cfg.RetryFor <= 0 {
+		return a.fail(code, a.counted())
+	}
 	if p.FirstFailure.IsZero() {
 		p.FirstFailure = now
 	}
-	if now.Sub(p.FirstFailure) >= a.cfg.RetryFor {
-		return a.fail(code, a.counted())
-	}
+	var llmErr *llm.Error
 	switch {
 	case errors.Is(err, errPanic):
 		if p.Malformed++; p.Malformed >= maxMalformed {

@@ -37,27 +37,29 @@ func readProgress(ctx context.Context) progress {
 	return p
 }
 
-// deaths is the number of earlier attempts whose worker died.
-func (a *attempt) deaths() int { return int(a.info.Attempt) - 1 - a.progress.Classified }
+// deaths is the number of earlier attempts whose worker died. Resetting the
+// activity by hand counts attempts from one again and keeps the details.
+func (a *attempt) deaths() int { return max(int(a.info.Attempt)-1-a.progress.Classified, 0) }
 
 // counted is the number of attempts that worked on the job, this one included.
-func (a *attempt) counted() int { return int(a.info.Attempt) - a.progress.Returned }
+func (a *attempt) counted() int { return max(int(a.info.Attempt)-a.progress.Returned, 1) }
 
 // beats tells the server every HeartbeatEvery that the attempt is alive, and
 // carries the progress, because a beat without details erases them.
 type beats struct {
-	ctx  context.Context //nolint:containedctx // the heartbeat API takes the activity's context
-	mu   sync.Mutex
-	last progress
-	done chan struct{}
-	once sync.Once
-	gone sync.WaitGroup
+	ctx   context.Context //nolint:containedctx // the heartbeat API takes the activity's context
+	ended <-chan struct{} // the activity's own context has ended
+	mu    sync.Mutex
+	last  progress
+	done  chan struct{}
+	once  sync.Once
+	gone  sync.WaitGroup
 }
 
 func startBeats(ctx context.Context, p progress) *beats {
 	// After a beat that could not be delivered the SDK cancels the activity's
 	// context, but the call goes on (see callContext), and so must the beats.
-	b := &beats{ctx: context.WithoutCancel(ctx), last: p, done: make(chan struct{})}
+	b := &beats{ctx: context.WithoutCancel(ctx), ended: ctx.Done(), last: p, done: make(chan struct{})}
 	b.gone.Go(func() {
 		ticker := time.NewTicker(workflows.HeartbeatEvery)
 		defer ticker.Stop()
@@ -89,7 +91,18 @@ func (b *beats) leave(p progress) {
 	b.last = p
 	b.mu.Unlock()
 	b.send()
+	select {
+	case <-b.ended:
+		// The SDK holds a beat back that follows another too soon, and would send
+		// it at the activity's end with the context that has ended. It has to be
+		// given the time to send it by itself.
+		<-time.After(workflows.HeartbeatEvery + beatSlack)
+	default:
+	}
 }
+
+// beatSlack is how much later than planned the SDK may send a beat.
+const beatSlack = 200 * time.Millisecond
 
 func (b *beats) stop() {
 	b.once.Do(func() { close(b.done) })
@@ -104,27 +117,29 @@ func (b *beats) stop() {
 func (a *attempt) callContext(ctx context.Context) (context.Context, func()) {
 	calling, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	go func() {
-		select {
-		case <-calling.Done():
-			return
-		case <-ctx.Done():
-		}
-		if why := whyEnded(context.Cause(ctx)); why != nil {
-			cancel(why)
-			return
-		}
-		// The activity's context cannot tell us of a shutdown any more.
-		select {
-		case <-calling.Done():
-			return
-		case <-activity.GetWorkerStopChannel(ctx):
-		}
-		drain := time.NewTimer(a.cfg.DrainTimeout)
-		defer drain.Stop()
-		select {
-		case <-calling.Done():
-		case <-drain.C:
-			cancel(errShutdown)
+		ended, stopping := ctx.Done(), activity.GetWorkerStopChannel(ctx)
+		var drained <-chan time.Time
+		for {
+			select {
+			case <-calling.Done():
+				return
+			case <-ended:
+				if why := whyEnded(context.Cause(ctx)); why != nil {
+					cancel(why)
+					return
+				}
+				ended = nil
+			case <-stopping:
+				stopping = nil
+				drain := time.NewTimer(a.cfg.DrainTimeout)
+				defer drain.Stop()
+				drained = drain.C
+			case <-drained:
+				// A moment before the SDK would end everything: reports that it makes
+				// itself at that point lose their type and delay.
+				cancel(errShutdown)
+				return
+			}
 		}
 	}()
 	return calling, func() { cancel(nil) }

@@ -108,7 +108,7 @@ func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 
 // work returns the answer, from an earlier attempt if there is one.
 func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
-	if a.info.Attempt > 1 || a.Redelivered {
+	if a.info.Attempt > 1 || a.Redelivered || a.progress != (progress{}) {
 		if kept, ok := a.answers.Load(ctx, a.Effect); ok {
 			return kept, nil
 		}
@@ -126,8 +126,11 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 	if err != nil {
 		return workflows.Answer{}, err
 	}
-	got, err := a.ask(calling)
-	leave(err)
+	got, err := func() (got llm.Answer, err error) {
+		err = errPanic // unless the call returns
+		defer func() { leave(err) }()
+		return a.ask(calling)
+	}()
 	if err != nil {
 		if cause := context.Cause(calling); cause != nil {
 			return workflows.Answer{}, cause

@@ -65,6 +65,7 @@ type runBundle struct {
 	llm     completerFunc
 	gate    activities.Gate
 	store   *answerStore
+	cool    *activities.CoolDown
 	call    workflows.Call
 	asked   []llm.Request
 	details map[string]any // left by the last heartbeat
@@ -88,6 +89,7 @@ func newRunBundle(t *testing.T) *runBundle {
 			return llm.Answer{Text: "the answer", PromptTokens: 3, CompletionTokens: 5}, nil
 		},
 		store: &answerStore{data: map[string][]byte{}},
+		cool:  activities.NewCoolDown("endpoint", nil),
 		call:  workflows.Call{Job: job.Job{Role: job.Agent, ID: "j1", Task: "the task"}, Effect: "entry:jobs:agent/1-0"},
 	}
 	b.env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) {
@@ -107,7 +109,7 @@ func (b *runBundle) run(t *testing.T) (workflows.Answer, error) {
 			b.asked = append(b.asked, req)
 			return b.llm(ctx, req)
 		}),
-		b.gate, activities.NewAnswers(b.store), activities.NewCoolDown("endpoint", nil), metrics)
+		b.gate, activities.NewAnswers(b.store), b.cool, metrics)
 	b.env.RegisterActivityWithOptions(runner.Run, activity.RegisterOptions{Name: "RunAgent"})
 	value, err := b.env.ExecuteActivity("RunAgent", b.call)
 	if err != nil {
@@ -286,6 +288,8 @@ func TestRunPanicIsRetriedThenFails(t *testing.T) {
 	require.False(t, applicationErr.NonRetryable())
 	require.NotContains(t, err.Error(), "the task")
 	require.EqualValues(t, 1, b.details["malformed"])
+	_, err = b.cool.Enter(t.Context())
+	require.NoError(t, err)
 
 	b = newRunBundle(t)
 	b.llm = func(context.Context, llm.Request) (llm.Answer, error) { panic("the task") }
@@ -315,6 +319,71 @@ func TestRunGivesTheTaskBackWhileWaitingForTheTotalLimit(t *testing.T) {
 	require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.details,
 		"a task given back is no failure of the job")
 	require.Empty(t, b.asked)
+}
+
+func TestRunEndsTheCallWhenTheDrainIsOver(t *testing.T) {
+	t.Parallel()
+	b := newRunBundle(t)
+	b.cfg.DrainTimeout = time.Millisecond
+	stop := make(chan struct{})
+	b.env.SetWorkerStopChannel(stop)
+	b.llm = func(ctx context.Context, _ llm.Request) (llm.Answer, error) {
+		close(stop)
+		<-ctx.Done()
+		return llm.Answer{}, &llm.Error{Kind: llm.Canceled}
+	}
+	_, err := b.run(t)
+	var applicationErr *temporal.ApplicationError
+	require.ErrorAs(t, err, &applicationErr)
+	require.Equal(t, activities.CodeShutdown, applicationErr.Type())
+	require.Positive(t, applicationErr.NextRetryDelay())
+	require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.details)
+}
+
+func TestRunWaitsOutACoolDown(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		before map[string]any
+		final  bool
+	}{
+		"at first":           {},
+		"tried for too long": {map[string]any{"first_failure_at": time.Now().Add(-25 * time.Hour), "classified": 3, "returned": 2}, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newRunBundle(t)
+			b.cool = activities.NewCoolDown("endpoint", nil)
+			leave, err := b.cool.Enter(t.Context())
+			require.NoError(t, err)
+			leave(limited())
+			if tt.before != nil {
+				b.env.SetHeartbeatDetails(tt.before)
+			}
+			_, err = b.run(t)
+			var applicationErr *temporal.ApplicationError
+			require.ErrorAs(t, err, &applicationErr)
+			require.Equal(t, activities.CodeCoolDown, applicationErr.Type())
+			require.Equal(t, tt.final, applicationErr.NonRetryable())
+			require.Empty(t, b.asked)
+			if !tt.final {
+				require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.details, "waiting is no failure")
+			}
+		})
+	}
+}
+
+// TestRunAfterAnActivityWasResetByHand starts at attempt 1 with the details of
+// many attempts.
+func TestRunAfterAnActivityWasResetByHand(t *testing.T) {
+	t.Parallel()
+	b := newRunBundle(t)
+	b.env.SetHeartbeatDetails(map[string]any{"first_failure_at": time.Now(), "classified": 7, "returned": 5})
+	b.store.data[b.call.Effect] = []byte(`{"text":"kept"}`)
+	answer, err := b.run(t)
+	require.NoError(t, err)
+	require.Equal(t, "kept", answer.Text, "an answer paid for is looked for")
+	require.Equal(t, 1, answer.Attempts)
 }
 
 func TestRunReleasesThePermit(t *testing.T) {

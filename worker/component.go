@@ -64,7 +64,9 @@ func RoleComponent(cfg Config, role job.Role, run RoleActivity) Component {
 			MaxConcurrentActivityTaskPollers:   rolePollers,
 			DisableWorkflowWorker:              true,
 			DisableEagerActivities:             true,
-			WorkerStopTimeout:                  cfg.DrainTimeout,
+			// The activity ends its call by itself when the drain is over; what the SDK
+			// ends, it reports badly.
+			WorkerStopTimeout: cfg.DrainTimeout + time.Second,
 			// Beats are sent as often as the activity makes them: a cancellation
 			// arrives with them.
 			MaxHeartbeatThrottleInterval: workflows.HeartbeatEvery,
@@ -102,11 +104,10 @@ func WorkflowsComponent(final Final) Component {
 	}
 }
 
-// selected returns the components of the configured queues, all if none are
-// named.
+// selected returns the components of the configured queues.
 func selected(cfg Config, components []Component) ([]Component, error) {
 	if len(cfg.Queues) == 0 {
-		return components, nil
+		return nil, fmt.Errorf("no queue to serve: --queues takes a comma-separated list of %v", Queues())
 	}
 	var out []Component
 	for _, name := range cfg.Queues {

@@ -8,7 +8,7 @@ import (
 
 // Config says which task queues this process serves and with how many slots.
 type Config struct {
-	// Queues are names from Queues(); the default is all of them.
+	// Queues are names from Queues(), at least one.
 	Queues []string
 	// Slots is the number of jobs of a role this process runs at once. 0 means
 	// unlimited, which is Unlimited slots.

@@ -139,11 +139,27 @@ func (p *Pool) Stop() {
 		}
 	}
 	stopAll(roles)
-	stopAll(workflows)
+	p.stopInTime(workflows)
 	if len(roles) > 0 {
 		// The SDK sends the reports of interrupted activities after Stop has
 		// returned, and offers nothing to wait on.
 		<-time.After(linger)
+	}
+}
+
+// stopInTime stops workers, but does not wait longer than their stop timeout:
+// the SDK waits that long for each kind of task in turn. What still runs then is
+// a final step that cannot get through; another worker repeats it.
+func (p *Pool) stopInTime(workers []started) {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		stopAll(workers)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(stopWorkflows):
+		p.log.Warn("final steps are still running at the stop; they will be repeated elsewhere")
 	}
 }
 

@@ -78,6 +78,9 @@ func newTestPool(t *testing.T, r *record, cfg Config, fatal func(error)) *Pool {
 		{Name: string(job.Agent), TaskQueue: "a", Register: nothing},
 		{Name: string(job.Chat), TaskQueue: "c", Register: nothing},
 	}
+	if cfg.Queues == nil {
+		cfg.Queues = []string{"workflows", "agent", "chat"}
+	}
 	p, err := NewPool(cfg, nil, components, nil, slog.New(slog.NewTextHandler(t.Output(), nil)), fatal)
 	require.NoError(t, err)
 	p.newWorker = func(_ client.Client, queue string, _ sdk.Options) sdk.Worker {
@@ -157,6 +160,8 @@ func TestSelectedQueues(t *testing.T) {
 	require.ErrorContains(t, err, "--queues")
 	_, err = NewPool(Config{Queues: []string{"agent"}}, nil, p.components, nil, nil, nil)
 	require.Error(t, err, "a known queue without a component")
+	_, err = NewPool(Config{}, nil, p.components, nil, nil, nil)
+	require.ErrorContains(t, err, "--queues", "a worker that serves nothing")
 }
 
 func TestSlots(t *testing.T) {

@@ -131,7 +131,9 @@ func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error)
 			Truncated:        answer.Truncated,
 			Attempts:         answer.Attempts,
 		}, nil
-	case temporal.IsCanceledError(err):
+	case temporal.IsCanceledError(err), ctx.Err() != nil && !isFinal(err):
+		// The server retries nothing once a cancellation was asked for, so an
+		// attempt that failed before it heard of it comes back as it is.
 		return job.Outcome{
 			Status:       job.Canceled,
 			ErrorCode:    CodeCanceled,
@@ -148,6 +150,13 @@ func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error)
 	default:
 		return r.failed(CodeInternal, "The job could not be run.", Failure{})
 	}
+}
+
+// isFinal reports whether an activity's error ended the job for good. The
+// message of any other error is for operators.
+func isFinal(err error) bool {
+	var applicationErr *temporal.ApplicationError
+	return errors.As(err, &applicationErr) && applicationErr.NonRetryable()
 }
 
 func (r *run) failed(code, message string, f Failure) (job.Outcome, error) {

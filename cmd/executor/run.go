@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,6 +45,9 @@ func newWorker() *cobra.Command {
   executor worker --queues workflows,manager`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(queues) == 0 {
+				return &exitError{exitUsage, errors.New("--queues names no queue")}
+			}
 			for _, q := range queues {
 				if !slices.Contains(worker.Queues(), q) {
 					return &exitError{exitUsage, fmt.Errorf("unknown queue %.40q: --queues takes a list of %s", q, strings.Join(worker.Queues(), ", "))}

@@ -334,9 +334,10 @@ func (l *loader) checkNumbers(c *Config) {
 	l.number("DB_PORT", c.DBPort, 1, 65535)
 }
 
-// stopMargin is what a stop needs beside DRAIN_TIMEOUT: the bridge, the
-// workflows worker (5 s), the last reports (1 s).
-const stopMargin = 10 * time.Second
+// stopMargin is what a stop needs beside DRAIN_TIMEOUT at most: the bridge (5 s),
+// the role workers after their drain (1 s), the workflows worker (5 s), the last
+// reports (1 s), the permits of MAX_TOTAL (4 s), the connections.
+const stopMargin = 20 * time.Second
 
 func (l *loader) checkDurations(c *Config) {
 	// An attempt may take 25 h (StartToClose), and must be able to report.
@@ -349,7 +350,7 @@ func (l *loader) checkDurations(c *Config) {
 			short(stopMargin), short(c.StopTimeout()))
 	}
 	if !l.wrong("RETRY_FOR") && !l.wrong("LLM_TIMEOUT") && c.RetryFor < c.LLMTimeout {
-		c.warn("RETRY_FOR is shorter than LLM_TIMEOUT: a job whose call times out is not tried again")
+		c.warn("RETRY_FOR is shorter than LLM_TIMEOUT: a job whose call times out is tried only once more")
 	}
 }
 

@@ -95,7 +95,7 @@ func TestDefaults(t *testing.T) {
 			require.Equal(t, telemetry.LogConfig{Level: "info", Format: "json"}, c.Log())
 			require.Equal(t, telemetry.HTTPConfig{Addr: "127.0.0.1:9090"}, c.HTTP())
 			require.Equal(t, []string{"trt-llm-agent", "trt-llm-inspector", "trt-llm-manager"}, c.Metrics().Models)
-			require.Equal(t, 70*time.Second, c.StopTimeout())
+			require.Equal(t, 80*time.Second, c.StopTimeout())
 			require.Equal(t, "http://localhost:8233", c.TemporalUIURL)
 		})
 	}
@@ -111,7 +111,7 @@ func TestEverySettingReachesItsPackage(t *testing.T) {
 		"LLM_ENDPOINT": "https://llm.example.com/v1/chat/completions", "OPENAI_API_KEY": "key", "LLM_TIMEOUT": "2m",
 		"MODEL_MANAGER": "m1", "MODEL_INSPECTOR": "m2", "MODEL_AGENT": "m3", "MODEL_CHAT": "m4", "DEFAULT_MODEL": "m5",
 		"CHAT_MODELS": " a, ,b ", "MAX_TOKENS_MANAGER": "1", "MAX_TOKENS_INSPECTOR": "2", "MAX_TOKENS_AGENT": "3", "MAX_TOKENS_CHAT": "4",
-		"DATABASE_URL": "postgres://u:p@db/executor", "RETRY_FOR": "1h", "DRAIN_TIMEOUT": "0s", "STOP_GRACE": "11s",
+		"DATABASE_URL": "postgres://u:p@db/executor", "RETRY_FOR": "1h", "DRAIN_TIMEOUT": "0s", "STOP_GRACE": "21s",
 		"HTTP_ADDR": "127.0.0.1:9090", "TEMPORAL_UI_URL": "https://ui.internal/temporal/", "LOG_LEVEL": "DEBUG", "LOG_FORMAT": "Text",
 	})
 	require.Equal(t, stream.Config{Connection: "rediss://redis.internal:6390/2", CAFile: ca, Group: "g", Consumer: "me"}, c.Stream())
@@ -131,7 +131,7 @@ func TestEverySettingReachesItsPackage(t *testing.T) {
 	require.Equal(t, telemetry.LogConfig{Level: "debug", Format: "text"}, c.Log())
 	require.Equal(t, telemetry.HTTPConfig{Addr: "127.0.0.1:9090", Explicit: true}, c.HTTP())
 	require.Equal(t, []string{"a", "b", "m1", "m2", "m3", "m4", "m5"}, c.Metrics().Models)
-	require.Equal(t, 10*time.Second, c.StopTimeout())
+	require.Equal(t, 20*time.Second, c.StopTimeout())
 	require.Equal(t, "https://ui.internal/temporal", c.TemporalUIURL)
 }
 
@@ -163,7 +163,7 @@ func TestMistakes(t *testing.T) {
 		{"port", environ{"DB_HOST": "db", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "70000"}, map[string]string{"DB_PORT": "65535"}},
 		{"timeout longer than an attempt", environ{"LLM_TIMEOUT": "25h"}, map[string]string{"LLM_TIMEOUT": "from 1s to 24h"}},
 		{"negative duration", environ{"DRAIN_TIMEOUT": "-1s"}, map[string]string{"DRAIN_TIMEOUT": "from 0s to 24h"}},
-		{"grace as short as the stop", environ{"STOP_GRACE": "70s"}, map[string]string{"STOP_GRACE": "longer than DRAIN_TIMEOUT + 10s = 1m10s"}},
+		{"grace as short as the stop", environ{"STOP_GRACE": "80s"}, map[string]string{"STOP_GRACE": "longer than DRAIN_TIMEOUT + 20s = 1m20s"}},
 		{"grace of a bad drain is not judged", environ{"STOP_GRACE": "1s", "DRAIN_TIMEOUT": "x"}, map[string]string{"DRAIN_TIMEOUT": "duration"}},
 		{"control characters in a name", environ{"CONSUMER_NAME": "a\nb", "MODEL_CHAT": "x\x1b"}, map[string]string{"CONSUMER_NAME": "printable", "MODEL_CHAT": "printable"}},
 		{"format", environ{"LOG_FORMAT": "xml"}, map[string]string{"LOG_FORMAT": "json, text"}},
@@ -404,4 +404,16 @@ func TestRedactedOfARefusedConfiguration(t *testing.T) {
 func TestEnviron(t *testing.T) {
 	t.Setenv("EXECUTOR_TEST", "a=b")
 	require.Equal(t, "a=b", config.Environ()["EXECUTOR_TEST"])
+}
+
+// TestEveryRoleHasItsSettings is what a new role meets that has none yet.
+func TestEveryRoleHasItsSettings(t *testing.T) {
+	t.Parallel()
+	c := load(t, nil)
+	for _, role := range job.Roles() {
+		require.NotEmpty(t, c.Roles().ModelFor(job.Job{Role: role}), "a model for %s", role)
+		require.Positive(t, c.Roles().MaxTokens[role], "MAX_TOKENS_ for %s", role)
+		require.Contains(t, c.Worker().Slots, role, "MAX_ for %s", role)
+		require.Contains(t, worker.Queues(), string(role))
+	}
 }

@@ -415,3 +415,22 @@ func TestCancelRunningJob(t *testing.T) {
 	require.Empty(t, b.deadLetters("agent"), "a cancellation is no fault")
 	require.Equal(t, 1, b.llm.stats().Calls)
 }
+
+// TestCancelJobThatFailsMeanwhile cancels a run whose call ends with an error
+// that would be retried, before the worker hears of the cancellation.
+func TestCancelJobThatFailsMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.start(nil, "run")
+	b.llm.script(map[string]any{"rules": []map[string]any{{"contains": "flaky", "status": 503, "latency_ms": 1000}}})
+	b.submit("agent", "jobId", "flaky", "userId", "u1", "task", "flaky "+text("task"))
+	b.llm.await("the call runs", func(s stubStats) bool { return s.Running == 1 })
+	require.NoError(t, b.temporal.CancelWorkflow(t.Context(), "job:agent:flaky", ""))
+
+	update := b.update("flaky", 1)
+	require.Equal(t, map[string]string{"code": "canceled", "message": "The job was canceled."}, errorPayload(t, update))
+	b.settled("agent")
+	require.Equal(t, "canceled", b.row("agent", "flaky")["status"])
+	b.run("job:agent:flaky", "Canceled")
+	require.Empty(t, b.deadLetters("agent"))
+}
