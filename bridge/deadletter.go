@@ -39,10 +39,6 @@ func (l *lane) reject(ctx context.Context, it *item) error {
 // bury settles an entry whose run was terminated or timed out: such a run
 // executed no code of ours, so nobody else will.
 func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, fields []job.Field) error {
-	effect := job.EntryEffect(origin.Stream, origin.EntryID)
-	if run.FirstRunID != "" && run.FirstRunID != run.RunID {
-		effect = job.RunEffect(run.RunID)
-	}
 	now := l.b.now()
 	end := job.Outcome{
 		Status:       job.Failed,
@@ -53,7 +49,7 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	if run.State == RunTimedOut {
 		end.ErrorCode, end.ErrorMessage = codeTimedOut, "The job ran longer than it was allowed to."
 	}
-	row := job.NewRow(j, origin, effect, end)
+	row := job.NewRow(j, origin, run.effect(), end)
 	row.WorkflowID, row.RunID = run.WorkflowID, run.RunID
 	persisted, err := l.b.rows.Persist(ctx, row)
 	if err != nil {
@@ -73,14 +69,37 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	return l.finish(ctx, persisted.Row, j, entry)
 }
 
-// buryRun is bury for a run of which only the id is known: the rest is in its
-// input.
-func (l *lane) buryRun(ctx context.Context, run Run) error {
-	input, err := l.b.input(ctx, run)
+// buryRun is bury for a run whose entry is not at hand: what there is to know is
+// in its input. Of a run that has a row already, whoever wrote it, the rest of
+// the books is finished: the run cannot say any more how far it came, and a
+// bridge may have died between two steps. Nothing is done where another run
+// speaks for the job.
+func (b *Bridge) buryRun(ctx context.Context, run Run) error {
+	input, err := b.input(ctx, run)
 	if err != nil {
 		return err
 	}
-	return l.bury(ctx, run, input.Job, input.Origin, input.Job.Fields())
+	j, origin := input.Job, input.Origin
+	l := b.lane(j.Role)
+	if l == nil {
+		return ErrInputUnreadable
+	}
+	key := job.Key{Role: j.Role, JobID: j.ID}
+	rows, err := b.readRows(ctx, []job.Key{key})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.timing.entry)
+	defer cancel()
+	row := rows.of(key)
+	switch {
+	case row == nil || row.Effect != run.effect() && job.CompareEntryIDs(row.LastEntryID, origin.EntryID) < 0:
+		return l.bury(ctx, run, j, origin, j.Fields())
+	case row.Effect == run.effect() && remembered(row.FinishedAt, b.now()):
+		return l.finish(ctx, *row, j, job.Entry{Stream: origin.Stream, ID: origin.EntryID, Fields: j.Fields()})
+	default:
+		return nil
+	}
 }
 
 // unknowable reports whether err says that a run's input can never be read.

@@ -37,9 +37,7 @@ func decide(entryID string, rejected bool, row *job.Row, now time.Time) action {
 		return actStart
 	}
 	if row.EntryID == entryID {
-		// Half the time to live of the publish-once key leaves room for clocks
-		// that differ and for an entry that waits before it is settled.
-		if now.Sub(row.FinishedAt) < stream.PublishTTL/2 {
+		if remembered(row.FinishedAt, now) {
 			return actFinish
 		}
 		return actForget
@@ -52,6 +50,11 @@ func decide(entryID string, rejected bool, row *job.Row, now time.Time) action {
 	}
 	return actAnswer
 }
+
+// remembered reports whether what was published at that time or later is still
+// known to be published. Half the time to live of the publish-once key leaves
+// room for clocks that differ and for an entry that waits before it is settled.
+func remembered(at, now time.Time) bool { return now.Sub(at) < stream.PublishTTL/2 }
 
 // item is one entry on its way through the bridge.
 type item struct {
@@ -195,6 +198,12 @@ func (l *lane) act(ctx context.Context, it *item, row *job.Row) (fate, error) {
 	case actStart:
 		return l.start(ctx, it, nil, ReuseNever)
 	case actRetry:
+		if row.DeadID == "" {
+			// Writing the dead letter's id is the step before the acknowledgement.
+			// Without it nobody may have heard of the failure yet, and the run that
+			// should tell may have been killed: it is looked at first.
+			return l.start(ctx, it, row, ReuseNever)
+		}
 		return l.start(ctx, it, row, ReuseUnsuccessful)
 	case actAnswer:
 		return settled, l.answer(ctx, it, row)
@@ -292,6 +301,14 @@ func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error
 		}
 	}
 
+	if run.State.Killed() && !own {
+		// First the books of that run: once another has started nobody will look
+		// for it.
+		if err := l.b.buryRun(ctx, run); err != nil && !unknowable(err) {
+			return failing, err
+		}
+	}
+
 	// A run writes its row before it closes. So only now, that it is closed, does
 	// a missing row mean something.
 	rows, err := l.b.readRows(ctx, []job.Key{it.key(l.role)})
@@ -309,15 +326,6 @@ func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error
 	switch {
 	case run.State.Killed() && own:
 		return settled, l.bury(ctx, run, j, l.origin(it.entry), it.entry.Fields)
-	case run.State.Killed():
-		// First the books of that run, then this entry is a retry.
-		switch err := l.buryRun(ctx, run); {
-		case err == nil:
-			return closing, nil
-		case !unknowable(err):
-			return failing, err
-		}
-		return l.startAgain(ctx, it, RequestID(l.stream, it.entry.ID))
 	case own:
 		return l.startAgain(ctx, it, repeatID(l.stream, it.entry.ID, run.RunID))
 	default:

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -156,23 +157,14 @@ func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.P
 		budget -= handed
 		errs = append(errs, err)
 	}
-	errs = append(errs, r.bury(ctx, killed, pending, max(1, budget/2)))
-	err = errors.Join(errs...)
-	switch {
-	case errors.Is(err, errMore):
-		r.since = since
-		return nil
-	case err != nil:
-		return err
-	default:
+	all, err := r.bury(call, killed, pending, max(1, budget/2))
+	r.since = since
+	if all {
 		// Visibility lags behind, and clocks differ: overlap the windows.
 		r.since = now.Add(-visibilityLag)
-		return nil
 	}
+	return errors.Join(append(errs, err)...)
 }
-
-// errMore says that a round ended before its work did.
-var errMore = errors.New("more killed runs than one round looks at")
 
 // visibilityLag is how late a closed run may appear in a listing.
 const visibilityLag = 2 * time.Minute
@@ -222,9 +214,12 @@ func (r *reconciler) refresh(ctx context.Context, l *lane, consumer string, ids 
 
 // bury settles killed runs whose entry is not pending: nothing else would lead
 // to them. Runs with a pending entry are settled through it. It looks at no more
-// than budget runs, because refreshing must not wait for it, and returns errMore
-// if that was not enough.
-func (r *reconciler) bury(ctx context.Context, killed []Run, pending map[*lane][]stream.PendingEntry, budget int) error {
+// than budget runs, because refreshing must not wait for it, and reports whether
+// all are settled. A run that cannot be settled does not hold up the others; of
+// several errors the first is returned.
+func (r *reconciler) bury(
+	ctx context.Context, killed []Run, pending map[*lane][]stream.PendingEntry, budget int,
+) (all bool, failed error) {
 	waiting := make(map[string]struct{})
 	for l, entries := range pending {
 		for _, e := range entries {
@@ -241,13 +236,14 @@ func (r *reconciler) bury(ctx context.Context, killed []Run, pending map[*lane][
 			continue
 		}
 		if budget--; budget < 0 {
-			return errMore
+			return false, failed
 		}
 		if err := r.b.lookups.Wait(ctx); err != nil {
-			return err
+			return false, cmp.Or(failed, err)
 		}
 		if err := r.buryOne(ctx, run); err != nil {
-			return err
+			failed = cmp.Or(failed, err)
+			continue
 		}
 		r.done[run.RunID] = struct{}{}
 	}
@@ -256,10 +252,10 @@ func (r *reconciler) bury(ctx context.Context, killed []Run, pending map[*lane][
 			delete(r.done, id)
 		}
 	}
-	return nil
+	return failed == nil, failed
 }
 
-// buryOne settles a killed run that has no row. A reset terminates the run it
+// buryOne settles a killed run. A reset terminates the run it
 // replaces, so it is the current run of the workflow id that counts.
 func (r *reconciler) buryOne(ctx context.Context, run Run) error {
 	current, err := r.b.describe(ctx, run.WorkflowID)
@@ -272,29 +268,12 @@ func (r *reconciler) buryOne(ctx context.Context, run Run) error {
 	if current.RunID != run.RunID || !current.State.Killed() {
 		return nil // a later run speaks for the job; if killed too, it is in the list
 	}
-	input, err := r.b.input(ctx, current)
-	if err != nil {
-		if unknowable(err) {
-			r.b.log.WarnContext(ctx, "a run was closed from outside and nothing is known of its job", slog.String("run_id", run.RunID))
-			return nil
-		}
-		return err
-	}
-	l := r.b.lane(input.Job.Role)
-	if l == nil {
+	err = r.b.buryRun(ctx, current)
+	if unknowable(err) {
+		r.b.log.WarnContext(ctx, "a run was closed from outside and nothing is known of its job", slog.String("run_id", run.RunID))
 		return nil
 	}
-	key := job.Key{Role: input.Job.Role, JobID: input.Job.ID}
-	rows, err := r.b.readRows(ctx, []job.Key{key})
-	if err != nil {
-		return err
-	}
-	if row := rows.of(key); row != nil && job.CompareEntryIDs(row.LastEntryID, input.Origin.EntryID) >= 0 {
-		return nil
-	}
-	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.b.timing.entry)
-	defer cancel()
-	return l.bury(work, current, input.Job, input.Origin, input.Job.Fields())
+	return err
 }
 
 // payDebts raises the last entry of rows whose job had duplicates while it ran.

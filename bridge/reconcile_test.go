@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 	"testing"
@@ -102,6 +103,103 @@ func TestAKilledRunWhoseEntryIsGoneIsFailedFromItsInput(t *testing.T) {
 	require.Equal(t, "terminated", row.ErrorCode)
 	require.Len(t, w.updates(), 1)
 	require.Equal(t, "do it", w.dead(job.Agent)[0]["task"])
+}
+
+// Each case stops the books of a killed run behind its row. Nobody else will
+// finish them: its entry is not pending.
+func TestABurialIsResumed(t *testing.T) {
+	t.Parallel()
+
+	t.Run("by the next survey", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		flaky := &publishRecorder{Redis: w.open("b1"), failures: 1}
+		w.run(w.bridge("b1", func(b *Bridge) { b.redis = flaky }))
+		id := w.agentJob("j1")
+		run := w.started(job.Agent, "j1")
+		w.redis("XACK", "jobs:agent", "executor-group", id)
+		w.temporal.close(run.WorkflowID, RunTerminated, "")
+		w.eventually("the dead letter", func() bool { return len(w.dead(job.Agent)) == 1 })
+		require.Len(t, w.updates(), 1)
+	})
+
+	t.Run("by the next bridge", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		broken := &publishRecorder{Redis: w.open("b1"), failures: 1 << 30}
+		stop := w.run(w.bridge("b1", func(b *Bridge) { b.redis = broken }))
+		id := w.agentJob("j1")
+		run := w.started(job.Agent, "j1")
+		w.redis("XACK", "jobs:agent", "executor-group", id)
+		w.temporal.close(run.WorkflowID, RunTerminated, "")
+		w.eventually("the row", func() bool { _, ok := w.row("j1"); return ok })
+		stop()
+		require.Empty(t, w.updates())
+		w.run(w.bridge("b2"))
+		w.eventually("the dead letter", func() bool { return len(w.dead(job.Agent)) == 1 })
+		require.Len(t, w.updates(), 1)
+	})
+
+	t.Run("before a newer entry is a retry", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		flaky := &publishRecorder{Redis: w.open("b1"), failures: 2}
+		w.run(w.bridge("b1", func(b *Bridge) { b.redis, b.timing.survey = flaky, time.Hour }))
+		id := w.agentJob("j1")
+		first := w.started(job.Agent, "j1")
+		w.redis("XACK", "jobs:agent", "executor-group", id)
+		w.temporal.close(first.WorkflowID, RunTerminated, "")
+		retry := w.agentJob("j1")
+		w.finish(w.started(job.Agent, "j1"), good("ok"))
+		w.settled(job.Agent)
+		row, _ := w.row("j1")
+		require.Equal(t, retry, row.EntryID)
+		require.Len(t, w.dead(job.Agent), 1)
+		updates := w.updates()
+		require.Len(t, updates, 2)
+		require.Contains(t, updates[0]["Payload"], "terminated")
+		require.Equal(t, "ok", updates[1]["Payload"])
+	})
+
+	t.Run("of a reset that had its answer", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		w.run(w.bridge("b1"))
+		w.agentJob("j1")
+		first := w.started(job.Agent, "j1")
+		w.finish(first, bad())
+		w.settled(job.Agent)
+		again := w.temporal.reset(first.WorkflowID)
+		w.persist(again, good("at last"))
+		w.temporal.close(again.WorkflowID, RunTerminated, "")
+		w.eventually("its answer is published", func() bool { return len(w.updates()) == 2 })
+		require.Equal(t, "at last", w.updates()[1]["Payload"])
+		row, _ := w.row("j1")
+		require.Equal(t, job.Completed, row.Status, "what it had achieved stays")
+	})
+}
+
+func TestAKilledRunThatCannotBeSettledDoesNotHoldUpTheOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	odd := job.WorkflowID(job.Agent, "a")
+	w.temporal.inputFault = func(run Run) error {
+		if run.WorkflowID == odd {
+			return errors.New("unavailable")
+		}
+		return nil
+	}
+	w.run(w.bridge("b1"))
+	for _, id := range []string{"a", "b", "c"} { // in the order they are listed in
+		entry := w.agentJob(id)
+		run := w.started(job.Agent, id)
+		w.redis("XACK", "jobs:agent", "executor-group", entry)
+		w.temporal.close(run.WorkflowID, RunTerminated, "")
+	}
+	w.eventually("the others are settled", func() bool { return len(w.dead(job.Agent)) == 2 })
+	w.temporal.set(func(f *fakeTemporal) { f.inputFault = nil })
+	w.eventually("and in the end the first", func() bool { return len(w.dead(job.Agent)) == 3 })
+	require.Len(t, w.updates(), 3)
 }
 
 func TestAResetIsNotAKilledRun(t *testing.T) { // F29, S23

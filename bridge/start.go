@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
 )
 
@@ -86,6 +87,15 @@ type Run struct {
 	State      RunState
 	Stream     string
 	EntryID    string
+}
+
+// effect is which outcome the run would have had; the same rule as in the
+// workflow.
+func (r Run) effect() string {
+	if r.FirstRunID != "" && r.FirstRunID != r.RunID {
+		return job.RunEffect(r.RunID)
+	}
+	return job.EntryEffect(r.Stream, r.EntryID)
 }
 
 // ErrRunNotFound is returned by Runs.Describe for a workflow id the server does

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -320,6 +321,7 @@ type fakeTemporal struct {
 	fault      func(StartRequest) error
 	refuse     func(StartRequest) bool
 	unreadable bool // inputs cannot be decoded
+	inputFault func(Run) error
 	blind      bool // visibility lists nothing
 }
 
@@ -437,6 +439,11 @@ func (f *fakeTemporal) Input(_ context.Context, run Run) (workflows.Input, error
 	if f.unreadable {
 		return workflows.Input{}, ErrInputUnreadable
 	}
+	if f.inputFault != nil {
+		if err := f.inputFault(run); err != nil {
+			return workflows.Input{}, err
+		}
+	}
 	for _, r := range f.runs[run.WorkflowID] {
 		if r.RunID == run.RunID {
 			return r.input, nil
@@ -449,8 +456,8 @@ func (f *fakeTemporal) list(match func(RunState) bool) []Run {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var found []Run
-	for _, runs := range f.runs {
-		for _, run := range runs {
+	for _, id := range slices.Sorted(maps.Keys(f.runs)) {
+		for _, run := range f.runs[id] {
 			if !f.blind && match(run.State) {
 				found = append(found, run.Run)
 			}
