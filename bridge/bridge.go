@@ -42,15 +42,7 @@ type Bridge struct {
 	began   atomic.Bool
 
 	recovered chan struct{} // the workflow service answers again
-
-	mu   sync.Mutex
-	owed map[job.Key]debt
 }
-
-// debt is a duplicate that was acknowledged while another entry's run was open.
-// Once that run's row exists, it must say that the duplicate is dealt with, or a
-// replay of the stream would take it for a new request.
-type debt struct{ duplicate, running string }
 
 // New returns a bridge for the streams of all roles. It does no I/O. The error
 // names every setting that makes no sense.
@@ -66,7 +58,6 @@ func New(cfg Config, redis Redis, rows Rows, temporal Temporal, metrics Metrics,
 		metrics:  metrics,
 		log:      log.With(slog.String("component", "bridge")),
 		now:      time.Now,
-		owed:     make(map[job.Key]debt),
 
 		recovered: make(chan struct{}, 1),
 	}
@@ -254,22 +245,4 @@ func (b *Bridge) input(ctx context.Context, run Run) (workflows.Input, error) {
 		return workflows.Input{}, &troubleError{kind: troubleTemporal, err: err}
 	}
 	return input, nil
-}
-
-// owe remembers a duplicate that was acknowledged before its job had a row. The
-// memory is small and not kept across restarts: it matters only if the stream is
-// replayed, and then a forgotten duplicate is merely answered again.
-func (b *Bridge) owe(role job.Role, jobID, duplicate, running string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	key := job.Key{Role: role, JobID: jobID}
-	d, known := b.owed[key]
-	if !known && len(b.owed) >= maxOwed {
-		return
-	}
-	if job.CompareEntryIDs(duplicate, d.duplicate) > 0 {
-		d.duplicate = duplicate
-	}
-	d.running = running
-	b.owed[key] = d
 }

@@ -91,9 +91,8 @@ func defaultTiming(cfg Config) timing {
 }
 
 const (
-	batchSize   = 16    // entries per read: bounds memory, a value may be megabytes
-	parallel    = 16    // starts at once per stream
-	pageSize    = 500   // pending entries per listing; ids only
-	rowsPerRead = 64    // keys per query
-	maxOwed     = 10000 // duplicates remembered until their job's row exists
+	batchSize   = 16  // entries per read: bounds memory, a value may be megabytes
+	parallel    = 16  // starts at once per stream
+	pageSize    = 500 // pending entries per listing; ids only
+	rowsPerRead = 64  // keys per query
 )

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -34,10 +35,12 @@ func TestDecide(t *testing.T) {
 		"own entry, although a newer one came":      {"5-0", false, row(job.Completed, "5-0", "9-0", time.Minute), actFinish},
 		"own entry just before the key may be gone": {"5-0", false, row(job.Completed, "5-0", "5-0", stream.PublishTTL/2-time.Second), actFinish},
 		"own entry when the key may be gone":        {"5-0", false, row(job.Completed, "5-0", "5-0", stream.PublishTTL/2), actForget},
+		"the last entry, answered long ago":         {"7-0", false, row(job.Completed, "5-0", "7-0", stream.PublishTTL/2), actOld},
 		"older than the row's entry":                {"4-7", false, row(job.Completed, "5-0", "5-0", time.Minute), actOld},
 		"older than the row's entry, failed":        {"4-7", false, row(job.Failed, "5-0", "5-0", time.Minute), actOld},
 		"between the row's entry and the last":      {"6-0", false, row(job.Failed, "5-0", "7-0", time.Minute), actOld},
-		"the last entry, answered before":           {"7-0", false, row(job.Completed, "5-0", "7-0", time.Minute), actOld},
+		"the last entry, answered before":           {"7-0", false, row(job.Completed, "5-0", "7-0", time.Minute), actAnswer},
+		"passed over by the last one":               {"6-0", false, row(job.Completed, "5-0", "7-0", time.Minute), actAnswer},
 		"ids are numbers, not texts":                {"10-0", false, row(job.Completed, "9-0", "9-0", time.Minute), actAnswer},
 		"sequence numbers count":                    {"5-10", false, row(job.Completed, "5-9", "5-9", time.Minute), actAnswer},
 		"newer, completed":                          {"6-0", false, row(job.Completed, "5-0", "5-0", time.Minute), actAnswer},
@@ -49,6 +52,41 @@ func TestDecide(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, tc.want, decide(tc.entry, tc.rejected, tc.row, now))
+		})
+	}
+}
+
+func TestEntriesOfTheTimeOfTheRunAreDuplicates(t *testing.T) {
+	t.Parallel()
+	const entry = 1_700_000_000_000 // by the clock of Redis
+	started := time.UnixMilli(entry).Add(-3 * time.Hour)
+	id := func(after time.Duration) string { return strconv.FormatInt(entry+after.Milliseconds(), 10) + "-0" }
+	row := func(status job.Status, first string) *job.Row {
+		return &job.Row{
+			Outcome: job.Outcome{Status: status, StartedAt: started, FinishedAt: started.Add(time.Minute)},
+			EntryID: first, LastEntryID: first,
+		}
+	}
+	unstarted := row(job.Failed, id(0))
+	unstarted.StartedAt = time.Time{}
+	now := started.Add(time.Hour)
+	for name, tc := range map[string]struct {
+		entry string
+		row   *job.Row
+		want  action
+	}{
+		"at once, failed":          {id(0)[:14] + "1", row(job.Failed, id(0)), actOld},
+		"at once, completed":       {id(0)[:14] + "1", row(job.Completed, id(0)), actOld},
+		"before the end":           {id(time.Minute - time.Millisecond), row(job.Failed, id(0)), actOld},
+		"at the end":               {id(time.Minute), row(job.Failed, id(0)), actRetry},
+		"after the end":            {id(time.Minute + time.Second), row(job.Failed, id(0)), actRetry},
+		"after the end, completed": {id(time.Minute + time.Second), row(job.Completed, id(0)), actAnswer},
+		"ids are numbers":          {"6-0", row(job.Failed, "5-0"), actRetry},
+		"the run began unseen":     {id(time.Second), unstarted, actRetry},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, tc.want, decide(tc.entry, false, tc.row, now))
 		})
 	}
 }

@@ -42,14 +42,47 @@ func decide(entryID string, rejected bool, row *job.Row, now time.Time) action {
 		}
 		return actForget
 	}
-	if job.CompareEntryIDs(entryID, row.LastEntryID) <= 0 {
+	dealtWith := job.CompareEntryIDs(entryID, row.LastEntryID) <= 0
+	switch {
+	case job.CompareEntryIDs(entryID, row.EntryID) < 0, cameDuring(entryID, row):
 		return actOld
-	}
-	if row.Status.Retryable() {
+	case row.Status.Retryable() && dealtWith:
+		return actOld
+	case row.Status.Retryable():
 		return actRetry
+	case dealtWith && !remembered(row.FinishedAt, now) && !remembered(job.EntryTime(entryID), now):
+		return actOld
+	default:
+		// Entries that ask again are not always answered in order: one at or before
+		// the last may still be without its answer. As long as it is remembered what
+		// was published, answering twice does nothing.
+		return actAnswer
 	}
-	return actAnswer
 }
+
+// cameDuring reports whether an entry came while the run that wrote the row was
+// open, which makes it a duplicate whenever it is looked at. While the run is open
+// the run itself shows that; this rule is for later, when the group was lost and
+// everything is delivered again.
+//
+// The times in entry ids are those of one clock (Redis), the row's of another. So
+// two durations are compared: what comes no later after the row's entry than the
+// run took has come before the run ended, because the run began after its entry
+// was there. Entries of the time the row's entry had to wait are not recognised;
+// they count as new ones, which loses nothing. A millisecond is what ids round
+// off. Where ids hold no time, because producers number entries themselves, the
+// row's own entry is far from its run.
+func cameDuring(entryID string, row *job.Row) bool {
+	began := job.EntryTime(row.EntryID)
+	if row.StartedAt.IsZero() || row.StartedAt.Sub(began).Abs() > clockTrust {
+		return false
+	}
+	return job.EntryTime(entryID).Sub(began)+time.Millisecond <= row.FinishedAt.Sub(row.StartedAt)
+}
+
+// clockTrust is how far an entry id may be from the start of its run to be taken
+// for a time.
+const clockTrust = 24 * time.Hour
 
 // remembered reports whether what was published at that time or later is still
 // known to be published. Half the time to live of the publish-once key leaves
@@ -224,7 +257,7 @@ func (l *lane) act(ctx context.Context, it *item, row *job.Row) (fate, error) {
 // Kinds of duplicates, as metrics name them.
 const (
 	duplicateRunning = "running" // the job's run is open
-	duplicateOld     = "old"     // a newer entry of the job has been dealt with
+	duplicateOld     = "old"     // dealt with before, or sent while the job ran
 	duplicateAnswer  = "answer"  // the job is completed: its answer was repeated
 )
 
@@ -296,7 +329,6 @@ func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error
 			return closing, nil // its row is written, or it is a reset of that run
 		default:
 			l.b.metrics.EntryDuplicate(l.role, duplicateRunning)
-			l.b.owe(j.Role, j.ID, it.entry.ID, run.EntryID)
 			return settled, l.ack(ctx, it.entry.ID)
 		}
 	}
@@ -350,13 +382,18 @@ func (l *lane) startAgain(ctx context.Context, it *item, requestID string) (fate
 // asks for it again.
 func (l *lane) answer(ctx context.Context, it *item, row *job.Row) error {
 	update := outcome.Update(*row, it.decoded.Job, l.b.cfg.Updates, job.AnswerEffect(l.stream, it.entry.ID))
-	if _, err := l.b.redis.Publish(ctx, update); err != nil {
+	published, err := l.b.redis.Publish(ctx, update)
+	if err != nil {
 		return &troubleError{kind: troublePublish, err: err}
 	}
 	if err := l.b.rows.RaiseEntry(ctx, row.Key(), it.entry.ID); err != nil {
 		return &troubleError{kind: troubleStore, err: err}
 	}
-	l.b.metrics.EntryDuplicate(l.role, duplicateAnswer)
+	kind := duplicateOld
+	if published {
+		kind = duplicateAnswer
+	}
+	l.b.metrics.EntryDuplicate(l.role, kind)
 	return l.ack(ctx, it.entry.ID)
 }
 

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/stream"
 )
 
@@ -66,7 +65,6 @@ func (r *reconciler) survey(ctx context.Context) bool {
 		l.started.retain(known, ids)
 		pending[l] = entries
 	}
-	r.payDebts(ctx)
 	if !r.b.leader.Load() {
 		r.since = time.Time{} // the next leader, maybe this one, begins anew
 		return answered
@@ -274,40 +272,6 @@ func (r *reconciler) buryOne(ctx context.Context, run Run) error {
 		return nil
 	}
 	return err
-}
-
-// payDebts raises the last entry of rows whose job had duplicates while it ran.
-func (r *reconciler) payDebts(ctx context.Context) {
-	r.b.mu.Lock()
-	owed := make(map[job.Key]debt, len(r.b.owed))
-	keys := make([]job.Key, 0, len(r.b.owed))
-	for key, d := range r.b.owed {
-		owed[key] = d
-		keys = append(keys, key)
-	}
-	r.b.mu.Unlock()
-	for len(keys) > 0 {
-		some := keys[:min(rowsPerRead, len(keys))]
-		keys = keys[len(some):]
-		rows, err := r.b.readRows(ctx, some)
-		if err != nil {
-			return // the lanes report the store
-		}
-		for _, key := range some {
-			row := rows.of(key)
-			if row == nil || job.CompareEntryIDs(row.LastEntryID, owed[key].running) < 0 {
-				continue
-			}
-			if err := r.b.rows.RaiseEntry(ctx, key, owed[key].duplicate); err != nil {
-				return
-			}
-			r.b.mu.Lock()
-			if r.b.owed[key] == owed[key] {
-				delete(r.b.owed, key)
-			}
-			r.b.mu.Unlock()
-		}
-	}
 }
 
 // dropConsumers removes consumers of processes that are long gone. Those with

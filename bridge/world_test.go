@@ -220,7 +220,7 @@ func (w *world) started(role job.Role, id string) fakeRun {
 // persist does the first final step of a run.
 func (w *world) persist(run fakeRun, o job.Outcome) job.Persisted {
 	w.t.Helper()
-	o.FinishedAt = time.Now()
+	o.StartedAt, o.FinishedAt = run.started, time.Now()
 	effect := job.EntryEffect(run.input.Origin.Stream, run.input.Origin.EntryID)
 	if run.RunID != run.FirstRunID {
 		effect = job.RunEffect(run.RunID)
@@ -305,6 +305,7 @@ type fakeRun struct {
 	Run
 	status    job.Status // how it closed, for RunEnded
 	requestID string
+	started   time.Time
 	input     workflows.Input
 }
 
@@ -367,6 +368,7 @@ func (f *fakeTemporal) append(id string, run fakeRun, first string) fakeRun {
 		WorkflowID: id, RunID: runID, FirstRunID: first,
 		Stream: run.input.Origin.Stream, EntryID: run.input.Origin.EntryID,
 	}
+	run.started = time.Now()
 	f.runs[id] = append(f.runs[id], run)
 	return run
 }
