@@ -94,5 +94,5 @@ const (
 	batchSize   = 16  // entries per read: bounds memory, a value may be megabytes
 	parallel    = 16  // starts at once per stream
 	pageSize    = 500 // pending entries per listing; ids only
-	rowsPerRead = 64  // keys per query
+	rowsPerRead = 64  // keys per query, two of them for each entry
 )

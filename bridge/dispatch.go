@@ -101,9 +101,14 @@ type item struct {
 // key is where the entry's row is.
 func (it *item) key(role job.Role) job.Key {
 	if it.rejected != nil {
-		return job.Key{Role: role, JobID: job.RejectedID(it.entry.ID)}
+		return it.rejectedKey(role)
 	}
 	return job.Key{Role: role, JobID: it.decoded.Job.ID}
+}
+
+// rejectedKey is where the entry's row is if it was rejected.
+func (it *item) rejectedKey(role job.Role) job.Key {
+	return job.Key{Role: role, JobID: job.RejectedID(it.entry.ID)}
 }
 
 // subject is the job the outcome is told about.
@@ -164,7 +169,7 @@ func (l *lane) dispatch(ctx context.Context, items []*item) map[string]fate {
 		seen := make(map[job.Key]struct{}, len(items))
 		for _, it := range items {
 			key := it.key(l.role)
-			if _, again := seen[key]; again || len(wave) == rowsPerRead {
+			if _, again := seen[key]; again || len(wave) == rowsPerRead/2 {
 				rest = append(rest, it)
 				continue
 			}
@@ -178,9 +183,11 @@ func (l *lane) dispatch(ctx context.Context, items []*item) map[string]fate {
 }
 
 func (l *lane) dispatchWave(ctx context.Context, wave []*item, fates map[string]fate) {
-	keys := make([]job.Key, len(wave))
-	for i, it := range wave {
-		keys[i] = it.key(l.role)
+	// An entry may have been refused although it can be decoded: that row is not
+	// under its jobId.
+	keys := make([]job.Key, 0, 2*len(wave))
+	for _, it := range wave {
+		keys = append(keys, it.key(l.role), it.rejectedKey(l.role))
 	}
 	rows, err := l.b.readRows(ctx, keys)
 	l.blind = err != nil
@@ -198,7 +205,13 @@ func (l *lane) dispatchWave(ctx context.Context, wave []*item, fates map[string]
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for i, it := range wave {
-		row := rows.of(keys[i])
+		row := rows.of(it.rejectedKey(l.role))
+		switch {
+		case row == nil:
+			row = rows.of(it.key(l.role))
+		case it.rejected == nil:
+			it.rejected = &job.Rejection{Reason: row.ErrorCode, Job: it.decoded.Job.Identifiers()}
+		}
 		group.Go(func() error {
 			results[i] = l.handle(ctx, it, row)
 			return nil
