@@ -13,6 +13,7 @@ type Reader interface {
 	EnsureGroup(ctx context.Context, key string) error
 	ReadNew(ctx context.Context, key string, count int, block time.Duration) ([]job.Entry, error)
 	ReadOwn(ctx context.Context, key, after string, count int) (stream.Batch, error)
+	Entry(ctx context.Context, key, id string) (job.Entry, bool, error)
 }
 
 // Claimer keeps this consumer known as alive and takes over from those that are

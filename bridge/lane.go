@@ -193,38 +193,51 @@ func (l *lane) drain(stop, work context.Context, p *progress) error {
 	return nil
 }
 
-// retry dispatches the entries whose time has come.
+// retry dispatches the entries whose time has come. It reads each by its id:
+// reading pending entries through the group would reset how long its neighbours
+// have been idle, and a lost run of theirs would never be noticed.
 func (l *lane) retry(stop, work context.Context, p *progress) error {
-	due := l.dueIDs()
-	for len(due) > 0 && stop.Err() == nil {
-		batch, err := l.readOwn(work, before(due[0]), batchSize)
+	for ids := range slices.Chunk(l.dueIDs(), batchSize) {
+		if stop.Err() != nil {
+			return nil
+		}
+		todo, err := l.fetch(work, ids)
 		if err != nil {
 			return err
 		}
-		last := lastID(batch)
-		present := make(map[string]job.Entry, len(batch.Entries))
-		for _, e := range batch.Entries {
-			present[e.ID] = e
-		}
-		var todo []job.Entry
-		rest := due[:0:0]
-		for _, id := range due {
-			e, ok := present[id]
-			switch {
-			case ok:
-				todo = append(todo, e)
-			case last == "" || job.CompareEntryIDs(id, last) <= 0:
-				delete(l.waiting, id) // acknowledged or taken by another
-			default:
-				rest = append(rest, id)
-			}
-		}
-		due = rest
 		if l.dispatchEntries(work, todo, false, p); p.failed > 0 {
 			return nil
 		}
 	}
 	return nil
+}
+
+// fetch returns those entries that are still pending for this consumer. The
+// others need no further try: they were acknowledged, or taken by another.
+func (l *lane) fetch(ctx context.Context, ids []string) ([]job.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
+	defer cancel()
+	entries := make([]job.Entry, 0, len(ids))
+	for _, id := range ids {
+		pending, err := l.b.redis.PendingList(ctx, l.stream, before(id), 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(pending) == 0 || pending[0].ID != id || pending[0].Consumer != l.b.redis.Consumer() {
+			delete(l.waiting, id)
+			continue
+		}
+		entry, found, err := l.b.redis.Entry(ctx, l.stream, id)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			entries = append(entries, entry)
+		} else if err := l.dropDeleted(ctx, []string{id}); err != nil {
+			return nil, err
+		}
+	}
+	return entries, nil
 }
 
 // dueIDs returns the entries to be tried now, in order. Those that need a look

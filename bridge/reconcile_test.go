@@ -65,7 +65,7 @@ func TestKilledRunsAreNoticedWithoutVisibility(t *testing.T) {
 	w.temporal.close(w.started(job.Agent, "killed").WorkflowID, RunTerminated, "")
 	open := w.started(job.Agent, "open")
 	w.eventually("the killed one is settled", func() bool { return len(w.dead(job.Agent)) == 1 })
-	w.settledBut(job.Agent, 1) // the open one is left alone
+	w.settledButOne() // the open one is left alone
 	w.finish(open, good("ok"))
 	w.settled(job.Agent)
 	require.Len(t, w.temporal.startedIDs(), 2)
@@ -274,6 +274,27 @@ func TestARunThatIsUnknownIsStartedAgain(t *testing.T) {
 	w.finish(w.started(job.Agent, "j1"), good("ok"))
 	w.settled(job.Agent)
 	require.Equal(t, []string{"j1", "j1"}, w.temporal.startedIDs())
+}
+
+func TestAnEntryTriedAgainDoesNotHideALostRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.temporal.fault = func(r StartRequest) error {
+		if r.Input.Job.ID == "odd" {
+			return errors.New("internal error")
+		}
+		return nil
+	}
+	w.run(w.bridge("b1"))
+	w.agentJob("odd") // tried again every few milliseconds
+	w.agentJob("j1")
+	w.started(job.Agent, "j1")
+	w.temporal.lose("ns-1") // only how long its entry is idle tells
+	w.finish(w.started(job.Agent, "j1"), good("ok"))
+	w.settledButOne()
+	w.temporal.set(func(f *fakeTemporal) { f.fault = nil })
+	w.finish(w.started(job.Agent, "odd"), good("ok"))
+	w.settled(job.Agent)
 }
 
 func TestAClosedRunWithoutARow(t *testing.T) {

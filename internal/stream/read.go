@@ -26,7 +26,8 @@ func (c *Client) ReadNew(ctx context.Context, stream string, count int, block ti
 
 // ReadOwn reads entries that were delivered to this consumer and are still
 // pending, in order of their ids, beginning behind the id after; "0" begins at
-// the oldest. It neither waits nor counts as a delivery.
+// the oldest. It does not wait. Each entry read counts as delivered once more,
+// and as idle for no time: to look at single entries use PendingList and Entry.
 func (c *Client) ReadOwn(ctx context.Context, stream, after string, count int) (Batch, error) {
 	return c.read(ctx, "read own pending entries of "+stream, stream,
 		[]any{"XREADGROUP", "GROUP", c.group, c.consumer, "COUNT", count, "STREAMS", stream, after})

@@ -82,6 +82,9 @@ func TestReadOwnGoesOnBehindAnID(t *testing.T) {
 		after = got[len(got)-1]
 	}
 	require.Equal(t, want[:4], got)
+	list, err := c.PendingList(t.Context(), agents, "", 1)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, list[0].Deliveries, "reading counts as a delivery; see ReadOwn")
 }
 
 // The library would repeat the cut read, return the next entry and
