@@ -53,8 +53,8 @@ func (b *books) DeadLetter(_ context.Context, d stream.DeadLetter) (string, erro
 	return "9-0", b.err
 }
 
-func (b *books) Ack(_ context.Context, s string, ids ...string) (int64, error) {
-	b.acked = append(b.acked, append([]string{s}, ids...)...)
+func (b *books) Ack(_ context.Context, s, group string, ids ...string) (int64, error) {
+	b.acked = append(b.acked, append([]string{s, group}, ids...)...)
 	return 0, b.err
 }
 
@@ -155,10 +155,10 @@ func TestDeadLetter(t *testing.T) {
 func TestAcknowledge(t *testing.T) {
 	t.Parallel()
 	b := &books{}
-	require.NoError(t, activities.NewAcknowledge(b).Run(t.Context(), job.Origin{Stream: "jobs:agent", EntryID: "1-0"}))
-	require.Equal(t, []string{"jobs:agent", "1-0"}, b.acked, "an entry no longer pending is no error")
+	require.NoError(t, activities.NewAcknowledge(b).Run(t.Context(), job.Origin{Stream: "jobs:agent", Group: "g", EntryID: "1-0"}))
+	require.Equal(t, []string{"jobs:agent", "g", "1-0"}, b.acked, "an entry no longer pending is no error")
 	require.NoError(t, activities.NewAcknowledge(b).Run(t.Context(), job.Origin{}))
-	require.Len(t, b.acked, 2, "a run without an entry has nothing to acknowledge")
+	require.Len(t, b.acked, 3, "a run without an entry has nothing to acknowledge")
 }
 
 func TestFinalActivitiesReportOutages(t *testing.T) {

@@ -33,7 +33,7 @@ func (l *lane) reject(ctx context.Context, it *item) error {
 		l.log.WarnContext(ctx, "entry rejected", slog.String("entry", it.entry.ID),
 			slog.String("reason", it.rejected.Reason), slog.String("field", it.rejected.Field))
 	}
-	return l.finish(ctx, persisted.Row, it.rejected.Job, it.entry)
+	return l.finish(ctx, persisted.Row, it.rejected.Job, l.origin(it.entry), it.entry.Fields)
 }
 
 // bury settles an entry whose run was terminated or timed out: such a run
@@ -55,18 +55,17 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	if err != nil {
 		return &troubleError{kind: troubleStore, err: err}
 	}
-	entry := job.Entry{Stream: origin.Stream, ID: origin.EntryID, Fields: fields}
 	switch persisted.Verdict {
 	case job.Superseded:
-		return l.ack(ctx, entry.ID)
+		return l.ackOrigin(ctx, origin)
 	case job.Written:
 		l.b.metrics.JobFinished(l.role, job.Failed, end.ErrorCode, since(now, row.EnqueuedAt))
 		l.log.WarnContext(ctx, "run was closed from outside; its job is failed",
-			slog.String("entry", entry.ID), slog.String("job", j.ID),
+			slog.String("entry", origin.EntryID), slog.String("job", j.ID),
 			slog.String("run_id", run.RunID), slog.String("code", end.ErrorCode))
 	case job.Kept:
 	}
-	return l.finish(ctx, persisted.Row, j, entry)
+	return l.finish(ctx, persisted.Row, j, origin, fields)
 }
 
 // buryRun is bury for a run whose entry is not at hand: what there is to know is
@@ -96,7 +95,7 @@ func (b *Bridge) buryRun(ctx context.Context, run Run) error {
 	case row == nil || row.Effect != run.effect() && job.CompareEntryIDs(row.LastEntryID, origin.EntryID) < 0:
 		return l.bury(ctx, run, j, origin, j.Fields())
 	case row.Effect == run.effect() && remembered(row.FinishedAt, b.now()):
-		return l.finish(ctx, *row, j, job.Entry{Stream: origin.Stream, ID: origin.EntryID, Fields: j.Fields()})
+		return l.finish(ctx, *row, j, origin, j.Fields())
 	default:
 		return nil
 	}
@@ -116,7 +115,7 @@ const (
 // finish does what follows a terminal row: it publishes its update, unless that
 // was done, writes the dead letter if the row calls for one, and acknowledges
 // the entry.
-func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, entry job.Entry) error {
+func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, origin job.Origin, fields []job.Field) error {
 	if row.Status != job.Rejected || j.UserID != "" || j.ConnectionID != "" {
 		// Of a rejected entry only usable identifiers are left; with none there is
 		// nobody to tell.
@@ -126,7 +125,7 @@ func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, entry job.Ent
 		l.clear(ctx, troublePublish)
 	}
 	if outcome.NeedsDeadLetter(row.Status) {
-		letter := outcome.DeadLetter(row, entry.Fields, row.Effect)
+		letter := outcome.DeadLetter(row, fields, row.Effect)
 		id, err := l.b.redis.DeadLetter(ctx, letter)
 		if err != nil {
 			return &troubleError{kind: troublePublish, err: err}
@@ -137,7 +136,7 @@ func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, entry job.Ent
 			}
 		}
 	}
-	return l.ack(ctx, entry.ID)
+	return l.ackOrigin(ctx, origin)
 }
 
 // since is the age of an entry; producers may set ids by hand, so it can be

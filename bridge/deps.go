@@ -40,7 +40,7 @@ type Ledger interface {
 type Settler interface {
 	Publish(ctx context.Context, u stream.Update) (bool, error)
 	DeadLetter(ctx context.Context, d stream.DeadLetter) (string, error)
-	Ack(ctx context.Context, key string, ids ...string) (int64, error)
+	Ack(ctx context.Context, key, group string, ids ...string) (int64, error)
 }
 
 // Leaser gives one of several bridges the turn.

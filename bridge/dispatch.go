@@ -254,7 +254,7 @@ func (l *lane) act(ctx context.Context, it *item, row *job.Row) (fate, error) {
 	case actAnswer:
 		return settled, l.answer(ctx, it, row)
 	case actFinish:
-		return settled, l.finish(ctx, *row, it.subject(), it.entry)
+		return settled, l.finish(ctx, *row, it.subject(), l.origin(it.entry), it.entry.Fields)
 	case actForget:
 		return settled, l.ack(ctx, it.entry.ID)
 	case actOld:
@@ -410,8 +410,18 @@ func (l *lane) answer(ctx context.Context, it *item, row *job.Row) error {
 	return l.ack(ctx, it.entry.ID)
 }
 
+// ack acknowledges entries of this bridge's group.
 func (l *lane) ack(ctx context.Context, ids ...string) error {
-	if _, err := l.b.redis.Ack(ctx, l.stream, ids...); err != nil {
+	if _, err := l.b.redis.Ack(ctx, l.stream, l.b.redis.Group(), ids...); err != nil {
+		return &troubleError{kind: troubleRedis, err: err}
+	}
+	return nil
+}
+
+// ackOrigin acknowledges the entry a run was started for, in the group it was
+// read through, which this bridge need not belong to.
+func (l *lane) ackOrigin(ctx context.Context, o job.Origin) error {
+	if _, err := l.b.redis.Ack(ctx, o.Stream, o.Group, o.EntryID); err != nil {
 		return &troubleError{kind: troubleRedis, err: err}
 	}
 	return nil

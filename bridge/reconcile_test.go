@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/stream"
+	"github.com/nodpt/executor/workflows"
 )
 
 func TestARunThatWasKilledIsFailed(t *testing.T) { // F27
@@ -103,6 +106,26 @@ func TestAKilledRunWhoseEntryIsGoneIsFailedFromItsInput(t *testing.T) {
 	require.Equal(t, "terminated", row.ErrorCode)
 	require.Len(t, w.updates(), 1)
 	require.Equal(t, "do it", w.dead(job.Agent)[0]["task"])
+}
+
+func TestAKilledRunIsAcknowledgedInTheGroupOfItsEntry(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.agentJob("j1")
+	w.redis("XGROUP", "CREATE", "jobs:agent", "old-group", "0")
+	w.redis("XGROUP", "CREATE", "jobs:agent", "executor-group", "$")
+	w.redis("XREADGROUP", "GROUP", "old-group", "b0", "STREAMS", "jobs:agent", ">")
+	_, err := w.temporal.Start(t.Context(), StartRequest{Input: workflows.Input{
+		Job:    job.Job{Role: job.Agent, ID: "j1", Task: "do it"},
+		Origin: job.Origin{Stream: "jobs:agent", EntryID: id, Group: "old-group", Updates: stream.Updates},
+	}})
+	require.NoError(t, err)
+	w.temporal.close(job.WorkflowID(job.Agent, "j1"), RunTerminated, "")
+	w.run(w.bridge("b1"))
+	w.eventually("acknowledged", func() bool {
+		return strings.HasPrefix(w.redis("XPENDING", "jobs:agent", "old-group"), "0")
+	})
+	require.Len(t, w.updates(), 1)
 }
 
 // Each case stops the books of a killed run behind its row. Nobody else will

@@ -244,7 +244,7 @@ func (w *world) publish(run fakeRun, p job.Persisted) {
 
 func (w *world) ack(run fakeRun) {
 	w.t.Helper()
-	_, err := w.client.Ack(w.t.Context(), run.input.Origin.Stream, run.input.Origin.EntryID)
+	_, err := w.client.Ack(w.t.Context(), run.input.Origin.Stream, run.input.Origin.Group, run.input.Origin.EntryID)
 	require.NoError(w.t, err)
 }
 

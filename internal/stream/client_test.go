@@ -183,7 +183,7 @@ func TestMinimalAccessIsEnough(t *testing.T) {
 		{"SetCooldown", func() error { return c.SetCooldown(ctx, "e", time.Second) }},
 		{"Cooldown", func() error { _, err := c.Cooldown(ctx, "e"); return err }},
 		{"AnnounceStore", func() error { _, err := c.AnnounceStore(ctx, "u"); return err }},
-		{"Ack", func() error { _, err := c.Ack(ctx, agents, id); return err }},
+		{"Ack", func() error { _, err := c.Ack(ctx, agents, "", id); return err }},
 	}
 	for _, tt := range calls {
 		require.NoError(t, tt.call(), tt.name)

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -37,14 +38,15 @@ func (c *Client) aliveKey(consumer string) string {
 	return "{executor}:alive:" + c.group + ":" + consumer
 }
 
-// Ack acknowledges entries and returns how many were pending. Fewer than given
-// is no failure: somebody else acknowledged them, or the group is gone, which
-// Redis does not tell apart.
-func (c *Client) Ack(ctx context.Context, stream string, ids ...string) (int64, error) {
+// Ack acknowledges entries and returns how many were pending. group is the one
+// they were read through; empty means the client's own. Fewer than given is no
+// failure: somebody else acknowledged them, or the group is gone, which Redis
+// does not tell apart.
+func (c *Client) Ack(ctx context.Context, stream, group string, ids ...string) (int64, error) {
 	if len(ids) == 0 {
 		return 0, nil
 	}
-	n, err := c.commands.XAck(ctx, stream, c.group, ids...).Result()
+	n, err := c.commands.XAck(ctx, stream, cmp.Or(group, c.group), ids...).Result()
 	return n, fail(ctx, "acknowledge on "+stream, err)
 }
 

@@ -27,11 +27,11 @@ func TestAck(t *testing.T) {
 	a, b := add(t, c, agents, "k", "v"), add(t, c, agents, "k", "v")
 	readNew(t, c, agents, 10)
 	for _, want := range []int64{2, 0} {
-		n, err := c.Ack(t.Context(), agents, a, b)
+		n, err := c.Ack(t.Context(), agents, "", a, b)
 		require.NoError(t, err)
 		require.Equal(t, want, n)
 	}
-	n, err := c.Ack(t.Context(), agents)
+	n, err := c.Ack(t.Context(), agents, "")
 	require.NoError(t, err)
 	require.Zero(t, n)
 }
@@ -80,6 +80,22 @@ func TestPending(t *testing.T) {
 }
 
 // A long call must neither look idle nor like a poison entry.
+func TestAckIsForTheGroupTheEntryWasReadThrough(t *testing.T) {
+	t.Parallel()
+	s, reader := bundle(t)
+	id := add(t, reader, agents, "k", "v")
+	readNew(t, reader, agents, 1)
+	other, err := Open(Config{Connection: s.Addr(), Group: "another-group"}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, other.Close()) })
+	n, err := other.Ack(t.Context(), agents, "", id)
+	require.NoError(t, err)
+	require.Zero(t, n, "nothing is pending in its own")
+	n, err = other.Ack(t.Context(), agents, reader.Group(), id)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+}
+
 func TestRefreshKeepsOwnerAndDeliveries(t *testing.T) {
 	t.Parallel()
 	s, one := bundle(t)
@@ -88,7 +104,7 @@ func TestRefreshKeepsOwnerAndDeliveries(t *testing.T) {
 	held := add(t, one, agents, "k", "v")
 	done := add(t, one, agents, "k", "v")
 	readNew(t, one, agents, 10)
-	_, err := one.Ack(ctx, agents, done)
+	_, err := one.Ack(ctx, agents, "", done)
 	require.NoError(t, err)
 	// Make it idle for an hour without waiting for one.
 	do(t, one, "XCLAIM", agents, DefaultGroup, "one", 0, held, "IDLE", time.Hour.Milliseconds(), "JUSTID")
@@ -183,7 +199,7 @@ func TestDropIdleConsumersKeepsThoseWithPendingEntries(t *testing.T) {
 	for _, c := range []*Client{idle, me} {
 		done := add(t, me, agents, "k", "v")
 		require.Len(t, readNew(t, c, agents, 1), 1)
-		_, err := c.Ack(ctx, agents, done)
+		_, err := c.Ack(ctx, agents, "", done)
 		require.NoError(t, err)
 	}
 
@@ -202,7 +218,7 @@ func TestDropIdleConsumersKeepsThoseWithPendingEntries(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{"one", "owner"}, names)
 
-	_, err = owner.Ack(ctx, agents, id)
+	_, err = owner.Ack(ctx, agents, "", id)
 	require.NoError(t, err)
 	n, err = me.DropIdleConsumers(ctx, agents, 0)
 	require.NoError(t, err)

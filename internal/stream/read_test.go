@@ -153,7 +153,7 @@ func TestReadingWithoutGroup(t *testing.T) {
 	_, err = c.DropIdleConsumers(ctx, "jobs:manager", 0)
 	require.ErrorIs(t, err, ErrNoGroup)
 
-	n, err := c.Ack(ctx, "jobs:manager", "1-1")
+	n, err := c.Ack(ctx, "jobs:manager", "", "1-1")
 	require.NoError(t, err, "Redis does not tell a missing group from an acknowledged entry")
 	require.Zero(t, n)
 }
@@ -199,7 +199,7 @@ func TestWrongType(t *testing.T) {
 		"own":    func() error { _, err := c.ReadOwn(ctx, "jobs:chat", "0", 1); return err },
 		"claim":  func() error { _, _, err := c.AutoClaim(ctx, "jobs:chat", 0, "0-0", 1); return err },
 		"dead":   func() error { _, err := c.ClaimDead(ctx, "jobs:chat", 1); return err },
-		"ack":    func() error { _, err := c.Ack(ctx, "jobs:chat", "1-1"); return err },
+		"ack":    func() error { _, err := c.Ack(ctx, "jobs:chat", "", "1-1"); return err },
 		"entry":  func() error { _, _, err := c.Entry(ctx, "jobs:chat", "1-1"); return err },
 		"add":    func() error { _, err := c.Add(ctx, "jobs:chat", fields("k", "v")); return err },
 		"stats":  func() error { _, err := c.Stats(ctx, "jobs:chat"); return err },
