@@ -113,8 +113,8 @@ func TestDuplicates(t *testing.T) { // F07, B16 to B18
 		w.agentJob("j1")
 		w.eventually("the duplicate is counted", func() bool { return w.metrics.get("duplicate agent running") == 1 })
 		w.eventually("the duplicate is acknowledged", func() bool { return w.pending(job.Agent) == 1 })
-		stop()                                    // nobody remembers the duplicate
-		run.started = run.input.Origin.EnqueuedAt // its entry did not have to wait
+		stop()                                      // nobody remembers the duplicate
+		run.StartedAt = run.input.Origin.EnqueuedAt // its entry did not have to wait
 		w.finish(run, bad())
 		w.redis("XGROUP", "DESTROY", "jobs:agent", "executor-group")
 		w.run(w.bridge("b2"))

@@ -37,14 +37,16 @@ func (l *lane) reject(ctx context.Context, it *item) error {
 }
 
 // bury settles an entry whose run was terminated or timed out: such a run
-// executed no code of ours, so nobody else will.
+// executed no code of ours, so nobody else will. Its end is the time the server
+// closed it: a fence by this machine's clock could be older than that of a run
+// before it, and the outcome would be passed over.
 func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, fields []job.Field) error {
-	now := l.b.now()
 	end := job.Outcome{
 		Status:       job.Failed,
 		ErrorCode:    codeTerminated,
 		ErrorMessage: "The job was stopped by an operator before it ended.",
-		FinishedAt:   now,
+		StartedAt:    run.StartedAt,
+		FinishedAt:   run.ClosedAt,
 	}
 	if run.State == RunTimedOut {
 		end.ErrorCode, end.ErrorMessage = codeTimedOut, "The job ran longer than it was allowed to."
@@ -59,7 +61,7 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	case job.Superseded:
 		return l.ackOrigin(ctx, origin)
 	case job.Written:
-		l.b.metrics.JobFinished(l.role, job.Failed, end.ErrorCode, since(now, row.EnqueuedAt))
+		l.b.metrics.JobFinished(l.role, job.Failed, end.ErrorCode, since(end.FinishedAt, row.EnqueuedAt))
 		l.log.WarnContext(ctx, "run was closed from outside; its job is failed",
 			slog.String("entry", origin.EntryID), slog.String("job", j.ID),
 			slog.String("run_id", run.RunID), slog.String("code", end.ErrorCode))

@@ -128,6 +128,45 @@ func TestAKilledRunIsAcknowledgedInTheGroupOfItsEntry(t *testing.T) {
 	require.Len(t, w.updates(), 1)
 }
 
+func TestTheClockOfTheBridgeDoesNotDecideWhichRunCounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1", func(b *Bridge) {
+		b.now = func() time.Time { return time.Now().Add(-time.Hour) }
+	}))
+	w.agentJob("j1")
+	w.finish(w.started(job.Agent, "j1"), bad())
+	w.settled(job.Agent)
+	retry := w.agentJob("j1")
+	w.temporal.close(w.started(job.Agent, "j1").WorkflowID, RunTerminated, "")
+	w.settled(job.Agent)
+	row, _ := w.row("j1")
+	require.Equal(t, "terminated", row.ErrorCode)
+	require.Equal(t, retry, row.EntryID)
+	run, _ := w.temporal.current(job.WorkflowID(job.Agent, "j1"))
+	require.WithinDuration(t, run.StartedAt, row.StartedAt, time.Microsecond)
+	require.WithinDuration(t, run.ClosedAt, row.FinishedAt, time.Microsecond)
+	require.Len(t, w.updates(), 2)
+}
+
+// A copy that a person started has the input of the job and no memo.
+func TestACopyThatIsKilledSpeaksForItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	first := w.started(job.Agent, "j1")
+	w.finish(first, bad())
+	w.settled(job.Agent)
+	again := w.temporal.copy(first)
+	w.persist(again, good("at last"))
+	w.temporal.close(again.WorkflowID, RunTerminated, "")
+	w.eventually("its answer is published", func() bool { return len(w.updates()) == 2 })
+	row, _ := w.row("j1")
+	require.Equal(t, job.RunEffect(again.RunID), row.Effect)
+	require.Equal(t, "at last", w.updates()[1]["Payload"])
+}
+
 // Each case stops the books of a killed run behind its row. Nobody else will
 // finish them: its entry is not pending.
 func TestABurialIsResumed(t *testing.T) {

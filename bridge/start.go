@@ -79,7 +79,7 @@ const (
 func (s RunState) Killed() bool { return s == RunTerminated || s == RunTimedOut }
 
 // Run describes one run. Stream and EntryID come from its memo and are empty for
-// runs the bridge has not started.
+// runs the bridge has not started. ClosedAt is zero while the run is open.
 type Run struct {
 	WorkflowID string
 	RunID      string
@@ -87,12 +87,14 @@ type Run struct {
 	State      RunState
 	Stream     string
 	EntryID    string
+	StartedAt  time.Time
+	ClosedAt   time.Time
 }
 
 // effect is which outcome the run would have had; the same rule as in the
 // workflow.
 func (r Run) effect() string {
-	if r.FirstRunID != "" && r.FirstRunID != r.RunID {
+	if r.EntryID == "" || r.FirstRunID != "" && r.FirstRunID != r.RunID {
 		return job.RunEffect(r.RunID)
 	}
 	return job.EntryEffect(r.Stream, r.EntryID)

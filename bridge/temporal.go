@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
@@ -317,7 +318,17 @@ func (s *service) run(info *workflowpb.WorkflowExecutionInfo) Run {
 		State:      stateOf(info.GetStatus()),
 		Stream:     s.memo(info.GetMemo(), workflows.MemoStream),
 		EntryID:    s.memo(info.GetMemo(), workflows.MemoEntryID),
+		StartedAt:  timeOf(info.GetStartTime()),
+		ClosedAt:   timeOf(info.GetCloseTime()),
 	}
+}
+
+// timeOf is zero where there is no time: AsTime would make it 1970.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
 }
 
 // memo returns a text of a run's memo, or nothing where there is none.

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
@@ -359,6 +360,8 @@ func execution(t *testing.T, run string, st enumspb.WorkflowExecutionStatus) *wo
 	return &workflowpb.WorkflowExecutionInfo{
 		Execution:  &commonpb.WorkflowExecution{WorkflowId: "job:agent:j1", RunId: run},
 		FirstRunId: "run-0",
+		StartTime:  timestamppb.New(time.Unix(100, 0)),
+		CloseTime:  timestamppb.New(time.Unix(200, 0)),
 		Status:     st,
 		Memo:       &commonpb.Memo{Fields: memo},
 	}
@@ -385,6 +388,7 @@ func TestDescribe(t *testing.T) {
 			require.Equal(t, Run{
 				WorkflowID: "job:agent:j1", RunID: "run-1", FirstRunID: "run-0",
 				State: want, Stream: "jobs:agent", EntryID: "5-0",
+				StartedAt: time.Unix(100, 0).UTC(), ClosedAt: time.Unix(200, 0).UTC(),
 			}, run)
 			require.Equal(t, want == RunTerminated || want == RunTimedOut, run.State.Killed())
 		})

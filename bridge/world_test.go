@@ -220,9 +220,9 @@ func (w *world) started(role job.Role, id string) fakeRun {
 // persist does the first final step of a run.
 func (w *world) persist(run fakeRun, o job.Outcome) job.Persisted {
 	w.t.Helper()
-	o.StartedAt, o.FinishedAt = run.started, time.Now()
+	o.StartedAt, o.FinishedAt = run.StartedAt, time.Now()
 	effect := job.EntryEffect(run.input.Origin.Stream, run.input.Origin.EntryID)
-	if run.RunID != run.FirstRunID {
+	if run.RunID != run.FirstRunID || run.EntryID == "" {
 		effect = job.RunEffect(run.RunID)
 	}
 	row := job.NewRow(run.input.Job, run.input.Origin, effect, o)
@@ -305,7 +305,6 @@ type fakeRun struct {
 	Run
 	status    job.Status // how it closed, for RunEnded
 	requestID string
-	started   time.Time
 	input     workflows.Input
 }
 
@@ -366,9 +365,8 @@ func (f *fakeTemporal) append(id string, run fakeRun, first string) fakeRun {
 	}
 	run.Run = Run{
 		WorkflowID: id, RunID: runID, FirstRunID: first,
-		Stream: run.input.Origin.Stream, EntryID: run.input.Origin.EntryID,
+		Stream: run.input.Origin.Stream, EntryID: run.input.Origin.EntryID, StartedAt: time.Now(),
 	}
-	run.started = time.Now()
 	f.runs[id] = append(f.runs[id], run)
 	return run
 }
@@ -381,16 +379,29 @@ func (f *fakeTemporal) reset(id string) fakeRun {
 	runs := f.runs[id]
 	current := &runs[len(runs)-1]
 	if current.State == RunOpen {
-		current.State = RunTerminated
+		current.State, current.ClosedAt = RunTerminated, time.Now()
 	}
 	return f.append(id, fakeRun{requestID: current.requestID, input: current.input}, current.FirstRunID)
+}
+
+// copy starts a run with the input of another, as "start workflow like this one"
+// does.
+func (f *fakeTemporal) copy(run fakeRun) fakeRun {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.append(run.WorkflowID, fakeRun{requestID: uuid.NewString(), input: run.input}, "")
+	runs := f.runs[run.WorkflowID]
+	current := &runs[len(runs)-1]
+	current.Stream, current.EntryID = "", ""
+	return *current
 }
 
 func (f *fakeTemporal) close(id string, state RunState, status job.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	runs := f.runs[id]
-	runs[len(runs)-1].State, runs[len(runs)-1].status = state, status
+	current := &runs[len(runs)-1]
+	current.State, current.status, current.ClosedAt = state, status, time.Now()
 }
 
 // lose forgets everything, like a server started on an empty database.
