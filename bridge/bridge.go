@@ -222,7 +222,7 @@ func (b *Bridge) readRows(ctx context.Context, keys []job.Key) (rowSet, error) {
 	defer cancel()
 	rows, err := b.rows.Rows(ctx, keys)
 	if err != nil {
-		return nil, &troubleError{kind: troubleStore, err: err}
+		return nil, &troubleError{kind: troubleStoreRead, err: err}
 	}
 	return rows, nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
@@ -652,10 +653,10 @@ func TestStoreDownPausesIntake(t *testing.T) { // F43
 		w.agentJob("j" + strconv.Itoa(i))
 	}
 	w.eventually("trouble is known", func() bool { return b.Ready(t.Context()) != nil })
-	require.ErrorContains(t, b.Ready(t.Context()), "store")
+	require.ErrorContains(t, b.Ready(t.Context()), "store_read")
 	w.ack(run) // acknowledgements go on
-	errorsSeen := w.metrics.get("error agent store")
-	w.eventually("it is tried again", func() bool { return w.metrics.get("error agent store") >= errorsSeen+5 })
+	errorsSeen := w.metrics.get("error agent store_read")
+	w.eventually("it is tried again", func() bool { return w.metrics.get("error agent store_read") >= errorsSeen+5 })
 	require.LessOrEqual(t, w.pending(job.Agent), int64(batchSize), "at most one batch was taken into flight")
 	require.Equal(t, []string{"before"}, w.temporal.startedIDs())
 	w.rows.set(false)
@@ -663,6 +664,39 @@ func TestStoreDownPausesIntake(t *testing.T) { // F43
 		w.started(job.Agent, "j"+strconv.Itoa(i))
 	}
 	w.eventually("ready", func() bool { return b.Ready(t.Context()) == nil })
+}
+
+func TestAStoreThatOnlyReadsPausesIntakeQuietly(t *testing.T) { // F45
+	t.Parallel()
+	w := newWorld(t)
+	var log safeBuffer
+	b := w.bridge("b1", func(b *Bridge) {
+		for _, l := range b.lanes {
+			l.log = slog.New(slog.NewTextHandler(&log, nil))
+		}
+	})
+	w.rows.setReadOnly(true)
+	w.run(b)
+	w.add(job.Agent, "userId", "u1") // no task: its rejection has to be written
+	w.eventually("trouble is known", func() bool { return b.Ready(t.Context()) != nil })
+	require.ErrorContains(t, b.Ready(t.Context()), "store_write")
+	for i := range 50 {
+		w.agentJob("j" + strconv.Itoa(i))
+	}
+	seen := w.metrics.get("error agent store_write")
+	w.eventually("it is tried again", func() bool { return w.metrics.get("error agent store_write") >= seen+10 })
+	require.Empty(t, w.temporal.startedIDs())
+	require.EqualValues(t, 1, w.pending(job.Agent))
+	require.Equal(t, 1, strings.Count(log.String(), "intake has to wait"))
+	require.NotContains(t, log.String(), "trouble is over")
+
+	w.rows.setReadOnly(false)
+	for i := range 50 {
+		w.started(job.Agent, "j"+strconv.Itoa(i))
+	}
+	w.eventually("ready", func() bool { return b.Ready(t.Context()) == nil })
+	require.Equal(t, 1, strings.Count(log.String(), "trouble is over"))
+	require.Len(t, w.updates(), 1)
 }
 
 func TestTemporalDown(t *testing.T) { // F20, F25

@@ -25,7 +25,7 @@ func (l *lane) reject(ctx context.Context, it *item) error {
 	row.JobID = job.RejectedID(it.entry.ID)
 	persisted, err := l.b.rows.Persist(ctx, row)
 	if err != nil {
-		return &troubleError{kind: troubleStore, err: err}
+		return &troubleError{kind: troubleStoreWrite, err: err}
 	}
 	if persisted.Verdict == job.Written {
 		l.b.metrics.EntryRejected(l.role, it.rejected.Reason)
@@ -55,7 +55,7 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 	row.WorkflowID, row.RunID = run.WorkflowID, run.RunID
 	persisted, err := l.b.rows.Persist(ctx, row)
 	if err != nil {
-		return &troubleError{kind: troubleStore, err: err}
+		return &troubleError{kind: troubleStoreWrite, err: err}
 	}
 	switch persisted.Verdict {
 	case job.Superseded:
@@ -124,7 +124,6 @@ func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, origin job.Or
 		if _, err := l.b.redis.Publish(ctx, outcome.Update(row, j, l.b.cfg.Updates, row.Effect)); err != nil {
 			return &troubleError{kind: troublePublish, err: err}
 		}
-		l.clear(ctx, troublePublish)
 	}
 	if outcome.NeedsDeadLetter(row.Status) {
 		letter := outcome.DeadLetter(row, fields, row.Effect)
@@ -134,7 +133,7 @@ func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, origin job.Or
 		}
 		if row.DeadID != id {
 			if err := l.b.rows.SetDeadID(ctx, row.Key(), row.Effect, id); err != nil {
-				return &troubleError{kind: troubleStore, err: err}
+				return &troubleError{kind: troubleStoreWrite, err: err}
 			}
 		}
 	}

@@ -96,6 +96,7 @@ type item struct {
 	rejected *job.Rejection // nil: decoded is valid
 	fresh    bool           // read for the first time, so that it is counted once
 	verify   bool           // look at the run even if the start says that it exists
+	trouble  string         // what kept it from being settled, if its fate is failing
 }
 
 // key is where the entry's row is.
@@ -190,15 +191,14 @@ func (l *lane) dispatchWave(ctx context.Context, wave []*item, fates map[string]
 		keys = append(keys, it.key(l.role), it.rejectedKey(l.role))
 	}
 	rows, err := l.b.readRows(ctx, keys)
-	l.blind = err != nil
 	if err != nil {
-		l.trouble(ctx, troubleStore, err)
+		l.trouble(ctx, troubleStoreRead, err)
 		for _, it := range wave {
+			it.trouble = troubleStoreRead
 			fates[it.entry.ID] = failing
 		}
 		return
 	}
-	l.clear(ctx, troubleStore)
 
 	// The group's goroutines begin in the order of the entries.
 	results := make([]fate, len(wave))
@@ -231,11 +231,11 @@ func (l *lane) handle(ctx context.Context, it *item, row *job.Row) fate {
 	if err == nil {
 		return f
 	}
-	kind := troubleRedis
+	it.trouble = troubleRedis
 	if te, ok := errors.AsType[*troubleError](err); ok {
-		kind = te.kind
+		it.trouble = te.kind
 	}
-	l.trouble(ctx, kind, err)
+	l.trouble(ctx, it.trouble, err)
 	return failing
 }
 
@@ -358,7 +358,7 @@ func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error
 	// a missing row mean something.
 	rows, err := l.b.readRows(ctx, []job.Key{it.key(l.role)})
 	if err != nil {
-		return failing, &troubleError{kind: troubleStore, err: err}
+		return failing, err
 	}
 	row = rows.of(it.key(l.role))
 	if row != nil && job.CompareEntryIDs(row.LastEntryID, run.EntryID) >= 0 {
@@ -400,7 +400,7 @@ func (l *lane) answer(ctx context.Context, it *item, row *job.Row) error {
 		return &troubleError{kind: troublePublish, err: err}
 	}
 	if err := l.b.rows.RaiseEntry(ctx, row.Key(), it.entry.ID); err != nil {
-		return &troubleError{kind: troubleStore, err: err}
+		return &troubleError{kind: troubleStoreWrite, err: err}
 	}
 	kind := duplicateOld
 	if published {

@@ -30,7 +30,6 @@ type lane struct {
 	drainAll   bool             // own pending entries may hold some that nobody knows of
 	waiting    map[string]*wait // own pending entries to be tried again
 	failures   int              // passes in a row in which everything failed
-	blind      bool             // the store could not be read
 	nextSweep  time.Time
 	nextClaim  time.Time
 	inFlight   int64 // pending entries of the group when last counted, plus those read since
@@ -50,6 +49,7 @@ type wait struct {
 	due      time.Time
 	attempts int
 	verify   bool
+	trouble  string // what it waits for to be over
 }
 
 func newLane(b *Bridge, role job.Role) *lane {
@@ -96,6 +96,11 @@ func (l *lane) pass(stop, work context.Context) time.Duration {
 		return l.redisTrouble(work, err)
 	}
 	l.clear(work, troubleRedis, troubleGroup, troubleWrongType)
+	for _, kind := range []string{troubleStoreRead, troubleStoreWrite, troubleTemporal, troublePublish} {
+		if !l.waitsFor(kind) {
+			l.clear(work, kind) // its entries were settled, here or elsewhere
+		}
+	}
 	switch {
 	case p.failed > 0 && p.done == 0:
 		l.failures++
@@ -103,9 +108,7 @@ func (l *lane) pass(stop, work context.Context) time.Duration {
 	case p.done > 0:
 		l.failures = 0
 	case len(l.waiting) == 0:
-		// Whatever failed was settled elsewhere.
-		l.failures, l.blind = 0, false
-		l.clear(work, troubleStore, troubleTemporal, troublePublish)
+		l.failures = 0
 	}
 	return p.pause
 }
@@ -302,8 +305,9 @@ func (l *lane) readNew(ctx context.Context, p *progress) error {
 		block = time.Millisecond // the pass ends with a pause of its own
 	}
 	switch {
-	case l.blind:
-		p.pause = block // nothing can be decided without rows
+	case l.waitsFor(troubleStoreRead, troubleStoreWrite):
+		// Without rows nothing can be decided, and without writing them no job ends.
+		p.pause = block
 		return nil
 	case p.failed > 0 || l.failures > 0:
 		// One entry as a probe: those that failed may fail for ever, and must not
@@ -367,17 +371,20 @@ func (l *lane) dispatchEntries(ctx context.Context, entries []job.Entry, fresh b
 		w := l.waiting[it.entry.ID]
 		it.verify = w != nil && w.verify
 	}
-	for id, f := range l.dispatch(ctx, items) {
+	fates := l.dispatch(ctx, items)
+	for _, it := range items {
+		f := fates[it.entry.ID]
 		if f == failing {
 			p.failed++
 		} else {
 			p.done++
 		}
-		l.note(id, f)
+		l.note(it, f)
 	}
 }
 
-func (l *lane) note(id string, f fate) {
+func (l *lane) note(it *item, f fate) {
+	id := it.entry.ID
 	switch f {
 	case settled:
 		delete(l.waiting, id)
@@ -394,8 +401,19 @@ func (l *lane) note(id string, f fate) {
 			l.waiting[id] = w
 		}
 		w.attempts++
+		w.trouble = it.trouble
 		w.due = l.b.now().Add(l.backoff(w.attempts))
 	}
+}
+
+// waitsFor reports whether any entry waits for such trouble to be over.
+func (l *lane) waitsFor(kinds ...string) bool {
+	for _, w := range l.waiting {
+		if slices.Contains(kinds, w.trouble) {
+			return true
+		}
+	}
+	return false
 }
 
 // backoff grows from backoffMin to backoffMax, with jitter.

@@ -11,13 +11,14 @@ import (
 
 // Kinds of trouble, as metrics name them.
 const (
-	troubleRedis     = "redis"
-	troubleGroup     = "group_lost"
-	troubleWrongType = "wrong_type"
-	troubleStore     = "store"
-	troubleTemporal  = "temporal"
-	troublePublish   = "publish"
-	troubleChatList  = "chat_list"
+	troubleRedis      = "redis"
+	troubleGroup      = "group_lost"
+	troubleWrongType  = "wrong_type"
+	troubleStoreRead  = "store_read"
+	troubleStoreWrite = "store_write" // a full disk: rows can be read all the same
+	troubleTemporal   = "temporal"
+	troublePublish    = "publish"
+	troubleChatList   = "chat_list"
 )
 
 // troubleError says which part of the system an error came from.
@@ -99,7 +100,8 @@ func (t *troubles) current() error {
 	defer t.mu.Unlock()
 	var errs []error
 	for _, kind := range []string{
-		troubleWrongType, troubleGroup, troubleRedis, troubleStore, troubleTemporal, troublePublish, troubleChatList,
+		troubleWrongType, troubleGroup, troubleRedis,
+		troubleStoreRead, troubleStoreWrite, troubleTemporal, troublePublish, troubleChatList,
 	} {
 		if tr := t.open[kind]; tr != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", kind, rootOf(tr.err)))

@@ -262,11 +262,12 @@ func bad() job.Outcome {
 	return job.Outcome{Status: job.Failed, ErrorCode: "llm_bad_request", ErrorMessage: "The model refused the job."}
 }
 
-// switchRows is the store with a switch to turn it off.
+// switchRows is the store with switches to turn it off, or writing only.
 type switchRows struct {
 	*store.Store
-	mu   sync.Mutex
-	down bool
+	mu       sync.Mutex
+	down     bool
+	readOnly bool
 }
 
 var errStoreDown = errors.New("store is down")
@@ -277,27 +278,51 @@ func (s *switchRows) set(down bool) {
 	s.down = down
 }
 
-func (s *switchRows) check() error {
+func (s *switchRows) setReadOnly(readOnly bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.down {
+	s.readOnly = readOnly
+}
+
+func (s *switchRows) check(writes bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down || writes && s.readOnly {
 		return errStoreDown
 	}
 	return nil
 }
 
 func (s *switchRows) Rows(ctx context.Context, keys []job.Key) (map[job.Key]job.Row, error) {
-	if err := s.check(); err != nil {
+	if err := s.check(false); err != nil {
 		return nil, err
 	}
 	return s.Store.Rows(ctx, keys)
 }
 
 func (s *switchRows) Persist(ctx context.Context, row job.Row) (job.Persisted, error) {
-	if err := s.check(); err != nil {
+	if err := s.check(true); err != nil {
 		return job.Persisted{}, err
 	}
 	return s.Store.Persist(ctx, row)
+}
+
+// safeBuffer collects what several goroutines write.
+type safeBuffer struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // fakeRun is a run of the fake workflow service.
