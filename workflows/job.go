@@ -38,7 +38,9 @@ func JobWorkflow(ctx workflow.Context, in Input) (Result, error) {
 			return Result{}, err
 		}
 		if stored != nil {
-			return r.leave(books, *stored)
+			// Nothing to say. Should that other run have been cut off before it had
+			// said everything, its entry is still pending, and the bridge says the rest.
+			return result(*stored, job.Superseded), nil
 		}
 	}
 
@@ -92,14 +94,6 @@ func (r *run) completedElsewhere(ctx workflow.Context) (*job.Row, error) {
 		return nil, nil
 	}
 	return stored.Row, nil
-}
-
-// leave ends a run that has nothing to say: no row, no update, no dead letter.
-func (r *run) leave(ctx workflow.Context, row job.Row) (Result, error) {
-	if err := step(ctx, ActivityAcknowledge, "acknowledge", r.Origin, nil); err != nil {
-		return Result{}, err
-	}
-	return result(row, job.Superseded), nil
 }
 
 // call runs the role activity and turns whatever comes back into an outcome.

@@ -277,7 +277,7 @@ func TestJobWorkflowStartedByHand(t *testing.T) {
 		},
 		"completed before": {
 			stored: workflows.Stored{Found: true, Row: &elsewhere},
-			steps:  []string{"ReadRow", "Acknowledge"},
+			steps:  []string{"ReadRow"},
 		},
 		"completed before, forced with another model": {
 			stored:   workflows.Stored{Found: true, Row: &elsewhere},
