@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"go.uber.org/fx"
 )
@@ -32,6 +33,10 @@ func Module() fx.Option {
 	)
 }
 
+// stopWithin is how long a stop waits for the dispatches in hand; the drain of
+// the workers comes after it.
+const stopWithin = 5 * time.Second
+
 // manage ties the bridge to the application's life: the start hook only begins
 // the work, on a context that outlives it, and the stop hook waits for the
 // dispatches in hand. A bridge that ends by itself takes the process with it: a
@@ -56,12 +61,15 @@ func manage(lc fx.Lifecycle, b *Bridge, shutdown fx.Shutdowner, log *slog.Logger
 		},
 		OnStop: func(stop context.Context) error {
 			cancel()
+			stop, done := context.WithTimeout(stop, stopWithin)
+			defer done()
 			select {
 			case <-ended:
-				return nil
 			case <-stop.Done():
-				return stop.Err()
+				// What is in hand stays pending and is settled by the next bridge.
+				log.Warn("the bridge stopped with entries in hand, because Redis, Temporal or the database does not answer")
 			}
+			return nil
 		},
 	})
 }

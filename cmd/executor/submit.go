@@ -58,8 +58,14 @@ func newSubmit() *cobra.Command {
 				j.ID = uuid.NewString()
 			}
 			// The same check the bridge makes: better here than as a dead letter.
-			if _, err := job.Decode(j.Role, job.Entry{Stream: j.Role.Stream(), ID: "1-0", Fields: j.Fields()}); err != nil {
+			decoded, err := job.Decode(j.Role, job.Entry{Stream: j.Role.Stream(), ID: "1-0", Fields: j.Fields()})
+			switch {
+			case err != nil:
 				return &exitError{exitUsage, err}
+			case decoded.Job.Priority != j.Priority:
+				return &exitError{exitUsage, errors.New("--priority takes 1 (first) to 5 (last)")}
+			case decoded.Job.Model != j.Model:
+				return &exitError{exitUsage, errors.New("--model is for chat only; the other roles' models are settings")}
 			}
 			return submit(cmd, cfg, j, wait, timeout, output)
 		},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -79,16 +80,18 @@ func Options(cfg config.Config, kind Kind) fx.Option {
 // Run starts a process and waits until it is told to stop or cannot go on. It
 // returns the exit code. A second interrupt ends the process at once.
 func Run(ctx context.Context, cfg config.Config, kind Kind) (int, error) {
-	a := fx.New(Options(cfg, kind))
+	var last *end
+	a := fx.New(Options(cfg, kind), fx.Populate(&last))
 	if err := a.Err(); err != nil {
 		return 2, fmt.Errorf("cannot be set up: %w", dig.RootCause(err))
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := a.Start(ctx); err != nil {
-		return 1, fmt.Errorf("cannot start: %w", dig.RootCause(err))
+		// Start hooks wait for nobody; what can fail is a setting.
+		return 2, fmt.Errorf("cannot start: %w", dig.RootCause(err))
 	}
-	end := <-a.Wait()
+	signaled := <-a.Wait()
 	signal.Reset(syscall.SIGINT)
 
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cfg.StopTimeout())
@@ -96,7 +99,7 @@ func Run(ctx context.Context, cfg config.Config, kind Kind) (int, error) {
 	if err := a.Stop(ctx); err != nil {
 		return 1, fmt.Errorf("did not stop cleanly: %w", dig.RootCause(err))
 	}
-	return end.ExitCode, nil
+	return signaled.ExitCode, last.why()
 }
 
 // end is how parts of the process end it.
@@ -104,6 +107,9 @@ type end struct {
 	log    *slog.Logger
 	health *telemetry.Health
 	fx.Shutdowner
+
+	mu    sync.Mutex
+	cause error
 }
 
 func newEnd(log *slog.Logger, health *telemetry.Health, s fx.Shutdowner) *end {
@@ -114,9 +120,21 @@ func newEnd(log *slog.Logger, health *telemetry.Health, s fx.Shutdowner) *end {
 func (e *end) fatal(err error, exitCode int) {
 	e.log.Error("cannot go on, stopping", slog.Any("error", err))
 	e.health.Fail(err)
+	e.mu.Lock()
+	if e.cause == nil {
+		e.cause = err
+	}
+	e.mu.Unlock()
 	if err := e.Shutdown(fx.ExitCode(exitCode)); err != nil {
 		e.log.Error("cannot stop by itself", slog.Any("error", err))
 	}
+}
+
+// why is what ended the process, nil if it was asked to stop.
+func (e *end) why() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.cause
 }
 
 func announceStart(cfg config.Config, kind Kind, log *slog.Logger) {

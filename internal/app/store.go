@@ -20,6 +20,9 @@ type announcer interface {
 // errNotOpen is what callers get until the database has answered once.
 var errNotOpen = errors.New("the result store is not open yet: check DATABASE_URL")
 
+// errNotConfirmed is what they get until Redis has answered too.
+var errNotConfirmed = errors.New("the database is open; waiting for Redis to say that no other one is in use: check REDIS_CONNECTION")
+
 // resultStore is the result store of a process that must come up, and stay up,
 // while its database is away: opening it is tried again until it works, and
 // until then every call says so. Rows are written only after Redis has confirmed
@@ -32,6 +35,7 @@ type resultStore struct {
 	fatal    func(err error, exitCode int)
 
 	open  atomic.Pointer[store.Store]
+	asked atomic.Bool // the database is open, Redis is being asked
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 }
@@ -68,6 +72,7 @@ func (s *resultStore) run(ctx context.Context) {
 	if opened == nil {
 		return
 	}
+	s.asked.Store(true)
 	for {
 		other, err := s.announce.AnnounceStore(ctx, opened.UUID())
 		switch {
@@ -123,51 +128,63 @@ func (s *resultStore) openStore(ctx context.Context) *store.Store {
 	}
 }
 
+// ready returns the store, or why there is none yet.
+func (s *resultStore) ready() (*store.Store, error) {
+	switch opened := s.open.Load(); {
+	case opened != nil:
+		return opened, nil
+	case s.asked.Load():
+		return nil, errNotConfirmed
+	default:
+		return nil, errNotOpen
+	}
+}
+
 // Check is the readiness of the store.
 func (s *resultStore) Check(ctx context.Context) error {
-	opened := s.open.Load()
-	if opened == nil {
-		return errNotOpen
+	opened, err := s.ready()
+	if err != nil {
+		return err
 	}
 	return opened.Ping(ctx)
 }
 
 func (s *resultStore) Persist(ctx context.Context, row job.Row) (job.Persisted, error) {
-	opened := s.open.Load()
-	if opened == nil {
-		return job.Persisted{}, errNotOpen
+	opened, err := s.ready()
+	if err != nil {
+		return job.Persisted{}, err
 	}
 	return opened.Persist(ctx, row)
 }
 
 func (s *resultStore) Row(ctx context.Context, key job.Key) (job.Row, bool, error) {
-	opened := s.open.Load()
-	if opened == nil {
-		return job.Row{}, false, errNotOpen
+	opened, err := s.ready()
+	if err != nil {
+		return job.Row{}, false, err
 	}
 	return opened.Row(ctx, key)
 }
 
 func (s *resultStore) Rows(ctx context.Context, keys []job.Key) (map[job.Key]job.Row, error) {
-	opened := s.open.Load()
-	if opened == nil {
-		return nil, errNotOpen
+	opened, err := s.ready()
+	if err != nil {
+		return nil, err
 	}
 	return opened.Rows(ctx, keys)
 }
 
 func (s *resultStore) RaiseEntry(ctx context.Context, key job.Key, entryID string) error {
-	opened := s.open.Load()
-	if opened == nil {
-		return errNotOpen
+	opened, err := s.ready()
+	if err != nil {
+		return err
 	}
 	return opened.RaiseEntry(ctx, key, entryID)
 }
 
 func (s *resultStore) SetDeadID(ctx context.Context, key job.Key, effect, deadID string) error {
-	opened := s.open.Load()
-	if opened == nil {
-		return errNotOpen
+	opened, err := s.ready()
+	if err != nil {
+		return err
 	}
 	return opened.SetDeadID(ctx, key, effect, deadID)
 }

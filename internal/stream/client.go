@@ -196,5 +196,6 @@ func (c Connection) tlsConfig(caFile string) (*tls.Config, error) {
 type libraryLogger struct{ log *slog.Logger }
 
 func (l libraryLogger) Printf(ctx context.Context, format string, _ ...any) {
-	l.log.WarnContext(ctx, "Redis client library", slog.String("message", format))
+	// Not a warning: whoever made the call reports what came of it.
+	l.log.DebugContext(ctx, "Redis client library", slog.String("note", format))
 }
