@@ -152,8 +152,11 @@ Submit a job, and read what comes back:
   redis-cli -p %[7]s XADD jobs:agent '*' jobId j1 workflowId w1 userId u1 projectId p1 connectionId c1 task hello payload '{"k":1}'
   redis-cli -p %[7]s XREVRANGE signalr:updates + - COUNT 1
 
-Ctrl-C stops everything.
-`, s.UI(), s.TemporalAddress(), s.RedisAddress(), s.HTTPAddress(), llm, s.Logs(), port)
+Run another worker on this stack:
+  ( . %[8]s && %[9]s worker --queues agent )
+
+Ctrl-C stops everything. What is not finished goes on at the next start.
+`, s.UI(), s.TemporalAddress(), s.RedisAddress(), s.HTTPAddress(), llm, s.Logs(), port, s.EnvFile(), s.Executor())
 	if err != nil {
 		return err
 	}

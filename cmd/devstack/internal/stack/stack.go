@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -129,6 +131,9 @@ func (s *Stack) StartExecutor(ctx context.Context) error {
 		return err
 	}
 	s.httpAddress = proc.Loopback(port)
+	if err := s.writeEnv(); err != nil {
+		return err
+	}
 	s.executor, err = proc.Start(proc.Spec{
 		Name: "executor", Path: s.opts.Executor, Args: []string{"run"},
 		Env: s.executorEnv(), LogFile: s.log("executor"),
@@ -212,9 +217,25 @@ func (s *Stack) startLLM(ctx context.Context) error {
 	return nil
 }
 
-// executorEnv is the environment of the executor: the developer's own settings
-// pass through, save those that would lead it away from this stack.
-func (s *Stack) executorEnv() []string {
+// EnvFile is a shell script that sets the environment of this stack's executor,
+// for more executors on the same stack.
+func (s *Stack) EnvFile() string { return s.path("env") }
+
+func (s *Stack) writeEnv() error {
+	settings := s.settings()
+	settings["HTTP_ADDR"] = proc.Loopback(0) // any free one
+	var script strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(&script, "export %s='%s'\n", name, strings.ReplaceAll(settings[name], "'", `'\''`))
+	}
+	if err := os.WriteFile(s.EnvFile(), []byte(script.String()), 0o600); err != nil {
+		return fmt.Errorf("write the environment of the stack: %w", err)
+	}
+	return nil
+}
+
+// settings are those that tie an executor to this stack.
+func (s *Stack) settings() map[string]string {
 	settings := map[string]string{
 		"TEMPORAL_ADDRESS":   s.temporal.Address(),
 		"TEMPORAL_NAMESPACE": temporald.DefaultNamespace,
@@ -234,13 +255,19 @@ func (s *Stack) executorEnv() []string {
 			settings[name] = value
 		}
 	}
+	return settings
+}
+
+// executorEnv is the environment of the executor: the developer's own settings
+// pass through, save those that would lead it away from this stack.
+func (s *Stack) executorEnv() []string {
 	return proc.Environ(func(name string) bool {
 		switch name {
 		case "REDIS_URL", "REDIS_URL_FILE", "REDIS_CONNECTION_FILE", "REDIS_CA_FILE", "DATABASE_URL_FILE", "STOP_GRACE":
 			return false
 		}
 		return !strings.HasPrefix(name, "TEMPORAL_") && !strings.HasPrefix(name, "DB_")
-	}, settings)
+	}, s.settings())
 }
 
 // port returns the wanted port, or another one if that is busy and Strict is off.
@@ -348,6 +375,9 @@ func (s *Stack) HTTPAddress() string { return s.httpAddress }
 // LLM is the endpoint the executor calls; scripted says that it is the stand-in,
 // which obeys prompts that begin with an exclamation mark.
 func (s *Stack) LLM() (endpoint string, scripted bool) { return s.llmEndpoint, s.mock != nil }
+
+// Executor is the path of the executor's binary.
+func (s *Stack) Executor() string { return s.opts.Executor }
 
 // Logs is the directory of all log files.
 func (s *Stack) Logs() string { return s.path("logs") }
