@@ -67,7 +67,7 @@ func manage(lc fx.Lifecycle, b *Bridge, shutdown fx.Shutdowner, log *slog.Logger
 			case <-ended:
 			case <-stop.Done():
 				// What is in hand stays pending and is settled by the next bridge.
-				log.Warn("the bridge stopped with entries in hand, because Redis, Temporal or the database does not answer")
+				log.WarnContext(stop, "the bridge stopped with entries in hand, because Redis, Temporal or the database does not answer")
 			}
 			return nil
 		},
