@@ -26,6 +26,7 @@ type record struct {
 	mu     sync.Mutex
 	events []string
 	fail   map[string][]error // per task queue: errors of the coming starts
+	hang   chan struct{}      // if set, the workflows worker stops when it is closed
 }
 
 func (r *record) add(event string) {
@@ -68,7 +69,12 @@ func (w *fakeWorker) Start() error {
 	return nil
 }
 
-func (w *fakeWorker) Stop() { w.add("stop " + w.queue) }
+func (w *fakeWorker) Stop() {
+	if w.hang != nil && w.queue == "w" {
+		<-w.hang
+	}
+	w.add("stop " + w.queue)
+}
 
 func newTestPool(t *testing.T, r *record, cfg Config, fatal func(error)) *Pool {
 	t.Helper()
@@ -104,6 +110,23 @@ func TestPoolStopsRolesBeforeWorkflows(t *testing.T) {
 		require.Equal(t, []string{"start w", "start a", "start c"}, events[:3])
 		require.ElementsMatch(t, []string{"stop a", "stop c"}, events[3:5])
 		require.Equal(t, "stop w", events[5])
+	})
+}
+
+func TestPoolStopIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &record{hang: make(chan struct{})}
+		p := newTestPool(t, r, Config{}, func(err error) { t.Error(err) })
+		p.Start()
+		synctest.Wait()
+		began := time.Now()
+		p.Stop()
+		require.Equal(t, stopWorkflows+linger, time.Since(began), "a final step that hangs holds up nothing")
+		require.NotContains(t, r.all(), "stop w")
+		close(r.hang)
+		synctest.Wait()
+		require.Contains(t, r.all(), "stop w")
 	})
 }
 
