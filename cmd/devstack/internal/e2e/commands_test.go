@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 )
 
 // output of a command that has ended.
@@ -19,17 +21,17 @@ type output struct {
 
 // command runs the executor to its end in this bundle's environment.
 func (b *bundle) command(env map[string]string, args ...string) output {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	b.T.Helper()
+	ctx, cancel := context.WithTimeout(b.T.Context(), harness.Patience)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, shared.binary, args...) //nolint:gosec // G204: the binary under test
-	cmd.Dir, cmd.Env = b.dir, b.env(env)
+	cmd.Dir, cmd.Env = b.Dir, b.Env(env)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
-		require.NoError(b.t, err)
+		require.NoError(b.T, err)
 	}
 	return output{stdout: stdout.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
 }
@@ -37,14 +39,14 @@ func (b *bundle) command(env map[string]string, args ...string) output {
 func TestSubmitAndWait(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
+	b.Start(nil, "run")
 
-	answer := text("answer")
+	answer := harness.Text("answer")
 	out := b.command(nil, "submit", "--role", "agent", "--job-id", "s1", "--task", "!echo "+answer, "--wait")
 	require.Equal(t, 0, out.code, out.stderr)
 	require.Equal(t, answer+"\n", out.stdout)
 
-	out = b.command(nil, "submit", "--role", "chat", "--job-id", "s2", "--task", "!fail 400 "+text("task"), "--wait", "-o", "json")
+	out = b.command(nil, "submit", "--role", "chat", "--job-id", "s2", "--task", "!fail 400 "+harness.Text("task"), "--wait", "-o", "json")
 	require.Equal(t, 1, out.code, out.stderr)
 	var submission map[string]string
 	require.NoError(t, json.Unmarshal([]byte(out.stdout), &submission))
@@ -69,7 +71,7 @@ func TestCommandsThatOnlyTell(t *testing.T) {
 	out = b.command(nil, "config")
 	require.Equal(t, 0, out.code, out.stderr)
 	require.Contains(t, out.stdout, "REDIS_CONNECTION")
-	require.NotContains(t, out.stdout+out.stderr, canary)
+	require.NotContains(t, out.stdout+out.stderr, harness.Canary)
 
 	out = b.command(map[string]string{"MAX_AGENT": "many", "LLM_TIMEOUT": "soon"}, "run")
 	require.Equal(t, 2, out.code)
@@ -80,12 +82,12 @@ func TestCommandsThatOnlyTell(t *testing.T) {
 func TestHealthcheck(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	e := b.launch(nil, "run")
-	b.ready(e)
-	address := map[string]string{"HTTP_ADDR": e.health[len("http://"):]}
+	e := b.Launch(nil, "run")
+	b.Ready(e)
+	address := map[string]string{"HTTP_ADDR": e.Health[len("http://"):]}
 	out := b.command(address, "healthcheck")
 	require.Equal(t, 0, out.code, out.stderr)
-	b.stop(e.Process)
+	b.Stop(e.Process)
 	out = b.command(address, "healthcheck")
 	require.NotEqual(t, 0, out.code)
 }

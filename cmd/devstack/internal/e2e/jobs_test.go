@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/sdk/converter"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 )
 
 // updateNames are the fields of every update, sorted; chat has two more.
@@ -42,9 +44,9 @@ type roleCase struct {
 }
 
 func roleCases() []roleCase {
-	answer := func(role string) string { return text("answer-"+role) + " <b>&amp; ünïcode 日本語" }
+	answer := func(role string) string { return harness.Text("answer-"+role) + " <b>&amp; ünïcode 日本語" }
 	manager, inspector, agent, chat := answer("manager"), answer("inspector"), answer("agent"), answer("chat")
-	payload := `{"k":"` + text("payload") + ` <b>&","n":1e400}`
+	payload := `{"k":"` + harness.Text("payload") + ` <b>&","n":1e400}`
 	return []roleCase{
 		{"manager", "trt-llm-manager", []string{"task", "!echo " + manager, "payload", payload}, "!echo " + manager, manager},
 		{
@@ -76,7 +78,7 @@ func quoted(s string) string {
 func TestEachRoleFromStreamToUpdate(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
+	b.Start(nil, "run")
 	for _, c := range roleCases() {
 		jobID := "job-" + c.role
 		fields := append([]string{
@@ -87,7 +89,7 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 			fields = append(fields[:2], fields[4:]...) // chats have no workflowId
 		}
 		before := time.Now()
-		entry := b.submit(c.role, fields...)
+		entry := b.Submit(c.role, fields...)
 		workflowID := "job:" + c.role + ":" + jobID
 		effect := "entry:jobs:" + c.role + "/" + entry
 		nodptWorkflow := "w-" + c.role
@@ -95,8 +97,8 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 			nodptWorkflow = ""
 		}
 
-		update := b.update(jobID, 1)
-		require.Equal(t, updateNames(c.role), sortedKeys(update))
+		update := b.Update(jobID, 1)
+		require.Equal(t, updateNames(c.role), harness.SortedKeys(update))
 		stamp, err := time.Parse(time.RFC3339Nano, update["Timestamp"].(string))
 		require.NoError(t, err)
 		require.Regexp(t, timestampPattern, update["Timestamp"])
@@ -105,7 +107,7 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, uuid.Version(5), id.Version())
 		want := map[string]any{
-			"MessageId": messageID(effect), "NodeId": "n-" + c.role, "ProjectId": "p-" + c.role, "UserId": "u-" + c.role,
+			"MessageId": harness.MessageID(effect), "NodeId": "n-" + c.role, "ProjectId": "p-" + c.role, "UserId": "u-" + c.role,
 			"ClientConnectionId": "c-" + c.role, "WorkflowGroup": nodptWorkflow, "Type": "result", "Payload": c.answer,
 			"Timestamp": update["Timestamp"], "JobId": jobID, "Role": c.role,
 		}
@@ -115,8 +117,8 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 		require.Equal(t, want, update)
 
 		// Whoever sees the update finds the row.
-		row := b.row(c.role, jobID)
-		require.Equal(t, columns(), sortedKeys(row))
+		row := b.Row(c.role, jobID)
+		require.Equal(t, columns(), harness.SortedKeys(row))
 		for name, value := range map[string]any{
 			"role": c.role, "job_id": jobID, "status": "completed", "output": c.answer, "error_code": "", "error_message": "",
 			"model": c.model, "prompt_tokens": int64(len(c.prompt)+3) / 4, "completion_tokens": int64(len(c.answer)+3) / 4,
@@ -133,8 +135,8 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 			require.WithinRange(t, at, before.Add(-time.Second), time.Now().Add(time.Second), name)
 		}
 
-		b.settled(c.role)
-		info := b.run(workflowID, "Completed")
+		b.Settled(c.role)
+		info := b.Run(workflowID, "Completed")
 		require.Equal(t, row["run_id"], info.GetExecution().GetRunId())
 		attributes := map[string]string{"JobRole": c.role, "JobUser": "u-" + c.role, "JobProject": "p-" + c.role, "JobModel": c.model}
 		if nodptWorkflow != "" {
@@ -145,16 +147,16 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 		for name, value := range attributes {
 			query += ` AND ` + name + ` = "` + value + `"`
 		}
-		b.visible(1, query)
+		b.Visible(1, query)
 
-		stats := b.llm.stats()
+		stats := b.LLM.Stats()
 		require.Equal(t, 1, stats.ByPrompt[c.prompt], "calls with exactly the documented prompt; seen: %v", stats.ByPrompt)
-		require.Empty(t, b.deadLetters(c.role))
-		found, err := b.updatesOf(t.Context(), jobID)
+		require.Empty(t, b.DeadLetters(c.role))
+		found, err := b.UpdatesOf(t.Context(), jobID)
 		require.NoError(t, err)
 		require.Len(t, found, 1)
 	}
-	stats := b.llm.stats()
+	stats := b.LLM.Stats()
 	require.Equal(t, map[string]int{"trt-llm-manager": 1, "trt-llm-inspector": 2, "trt-llm-agent": 1}, stats.ByModel)
 }
 
@@ -184,35 +186,35 @@ func keywords(t *testing.T, attributes *commonpb.SearchAttributes) map[string]st
 func TestSearchAttributesInANewNamespace(t *testing.T) {
 	t.Parallel()
 	b := newBundleIn(t, newNamespace(t))
-	b.start(nil, "run")
-	b.submit("agent", "jobId", "j1", "userId", "u1", "task", text("task"))
-	b.update("j1", 1)
-	b.settled("agent")
-	info := b.run("job:agent:j1", "Completed")
+	b.Start(nil, "run")
+	b.Submit("agent", "jobId", "j1", "userId", "u1", "task", harness.Text("task"))
+	b.Update("j1", 1)
+	b.Settled("agent")
+	info := b.Run("job:agent:j1", "Completed")
 	require.Equal(t, map[string]string{"JobRole": "agent", "JobUser": "u1", "JobModel": "trt-llm-agent"}, keywords(t, info.GetSearchAttributes()))
 }
 
 func TestFailingJob(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	task, payload := "!fail 400 "+text("task"), `{"k":"`+text("payload")+`"}`
+	b.Start(nil, "run")
+	task, payload := "!fail 400 "+harness.Text("task"), `{"k":"`+harness.Text("payload")+`"}`
 	before := time.Now()
-	entry := b.submit("agent", "jobId", "bad", "workflowId", "w1", "userId", "u1", "projectId", "p1", "connectionId", "c1", "task", task, "payload", payload)
+	entry := b.Submit("agent", "jobId", "bad", "workflowId", "w1", "userId", "u1", "projectId", "p1", "connectionId", "c1", "task", task, "payload", payload)
 
-	update := b.update("bad", 1)
-	require.Equal(t, updateNames("agent"), sortedKeys(update))
+	update := b.Update("bad", 1)
+	require.Equal(t, updateNames("agent"), harness.SortedKeys(update))
 	require.Equal(t, "error", update["Type"])
-	require.Equal(t, messageID("entry:jobs:agent/"+entry), update["MessageId"])
+	require.Equal(t, harness.MessageID("entry:jobs:agent/"+entry), update["MessageId"])
 	require.Equal(t, "c1", update["ClientConnectionId"])
-	failure := errorPayload(t, update)
+	failure := harness.ErrorPayload(t, update)
 	require.Len(t, failure, 2)
 	require.Equal(t, "llm_bad_request", failure["code"])
 	require.NotEmpty(t, failure["message"])
-	require.NotContains(t, failure["message"], canary)
+	require.NotContains(t, failure["message"], harness.Canary)
 
-	b.settled("agent")
-	row := b.row("agent", "bad")
+	b.Settled("agent")
+	row := b.Row("agent", "bad")
 	require.Equal(t, "failed", row["status"])
 	require.Equal(t, "llm_bad_request", row["error_code"])
 	require.Equal(t, failure["message"], row["error_message"])
@@ -220,7 +222,7 @@ func TestFailingJob(t *testing.T) {
 	require.Equal(t, "trt-llm-agent", row["model"])
 	require.Empty(t, row["output"])
 
-	dead := b.deadLetters("agent")
+	dead := b.DeadLetters("agent")
 	require.Len(t, dead, 1)
 	require.Equal(t, row["dead_id"], dead[0].ID)
 	failedAt, err := time.Parse(time.RFC3339Nano, dead[0].Values["failed_at"].(string))
@@ -231,53 +233,53 @@ func TestFailingJob(t *testing.T) {
 		"original_id": entry, "failed_at": dead[0].Values["failed_at"], "reason": "llm_bad_request", "error": failure["message"],
 	}, dead[0].Values)
 
-	b.run("job:agent:bad", "Failed")
-	b.visible(1, `ExecutionStatus = "Failed" AND JobRole = "agent"`)
-	require.Equal(t, 1, b.llm.stats().Calls, "a bad request is not repeated")
+	b.Run("job:agent:bad", "Failed")
+	b.Visible(1, `ExecutionStatus = "Failed" AND JobRole = "agent"`)
+	require.Equal(t, 1, b.LLM.Stats().Calls, "a bad request is not repeated")
 }
 
 func TestThirdAttemptSucceeds(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	b.submit("manager", "jobId", "third", "userId", "u1", "task", "!fail 503 x2 "+text("task"))
+	b.Start(nil, "run")
+	b.Submit("manager", "jobId", "third", "userId", "u1", "task", "!fail 503 x2 "+harness.Text("task"))
 
-	require.Equal(t, "result", b.update("third", 1)["Type"])
-	b.settled("manager")
-	row := b.row("manager", "third")
+	require.Equal(t, "result", b.Update("third", 1)["Type"])
+	b.Settled("manager")
+	row := b.Row("manager", "third")
 	require.Equal(t, "completed", row["status"])
 	require.Equal(t, int64(3), row["attempts"])
 	require.Empty(t, row["error_code"])
-	require.Empty(t, b.deadLetters("manager"))
-	b.run("job:manager:third", "Completed")
-	require.Equal(t, 3, b.llm.stats().Calls)
+	require.Empty(t, b.DeadLetters("manager"))
+	b.Run("job:manager:third", "Completed")
+	require.Equal(t, 3, b.LLM.Stats().Calls)
 }
 
 func TestRejectedEntry(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	secret := text("payload")
-	entry := b.submit("agent", "jobId", "taskless", "userId", "u1", "connectionId", "c1", "payload", secret)
+	b.Start(nil, "run")
+	secret := harness.Text("payload")
+	entry := b.Submit("agent", "jobId", "taskless", "userId", "u1", "connectionId", "c1", "payload", secret)
 	// Nobody could be told about this one.
-	nobody := b.submit("agent", "payload", secret)
+	nobody := b.Submit("agent", "payload", secret)
 
-	update := b.update("taskless", 1)
-	require.Equal(t, updateNames("agent"), sortedKeys(update))
+	update := b.Update("taskless", 1)
+	require.Equal(t, updateNames("agent"), harness.SortedKeys(update))
 	require.Equal(t, "error", update["Type"])
-	require.Equal(t, messageID("entry:jobs:agent/"+entry), update["MessageId"])
-	failure := errorPayload(t, update)
+	require.Equal(t, harness.MessageID("entry:jobs:agent/"+entry), update["MessageId"])
+	failure := harness.ErrorPayload(t, update)
 	require.Equal(t, "task_missing", failure["code"])
-	require.NotContains(t, failure["message"], canary)
+	require.NotContains(t, failure["message"], harness.Canary)
 
-	b.settled("agent")
-	require.Nil(t, b.row("agent", "taskless"), "a rejected entry does not take its jobId")
-	row := b.row("agent", "entry:"+entry)
+	b.Settled("agent")
+	require.Nil(t, b.Row("agent", "taskless"), "a rejected entry does not take its jobId")
+	row := b.Row("agent", "entry:"+entry)
 	require.Equal(t, "rejected", row["status"])
 	require.Equal(t, "task_missing", row["error_code"])
-	require.Equal(t, "rejected", b.row("agent", "entry:"+nobody)["status"])
+	require.Equal(t, "rejected", b.Row("agent", "entry:"+nobody)["status"])
 
-	dead := b.deadLetters("agent")
+	dead := b.DeadLetters("agent")
 	require.Len(t, dead, 2)
 	require.Equal(t, map[string]any{
 		"jobId": "taskless", "userId": "u1", "connectionId": "c1", "payload": secret,
@@ -285,9 +287,9 @@ func TestRejectedEntry(t *testing.T) {
 	}, dead[0].Values)
 	require.Equal(t, nobody, dead[1].Values["original_id"])
 
-	b.noRun("job:agent:taskless")
-	require.Zero(t, b.llm.stats().Calls)
-	all, err := b.redis.XLen(t.Context(), updates).Result()
+	b.NoRun("job:agent:taskless")
+	require.Zero(t, b.LLM.Stats().Calls)
+	all, err := b.Redis.XLen(t.Context(), harness.Updates).Result()
 	require.NoError(t, err)
 	require.EqualValues(t, 1, all, "one update: the other entry names nobody to tell")
 }
@@ -295,29 +297,29 @@ func TestRejectedEntry(t *testing.T) {
 func TestSameEntryAgainIsAnsweredFromTheRow(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	answer := text("answer")
+	b.Start(nil, "run")
+	answer := harness.Text("answer")
 	fields := []string{"jobId", "j1", "workflowId", "w1", "userId", "u1", "projectId", "p1", "connectionId", "c1", "task", "!echo " + answer, "payload", `{"k":1}`}
-	b.submit("agent", fields...)
-	first := b.update("j1", 1)
-	b.settled("agent")
-	b.run("job:agent:j1", "Completed")
+	b.Submit("agent", fields...)
+	first := b.Update("j1", 1)
+	b.Settled("agent")
+	b.Run("job:agent:j1", "Completed")
 
 	fields[9] = "c2" // the browser has connected anew meanwhile
-	again := b.submit("agent", fields...)
-	second := b.update("j1", 2)
-	b.settled("agent")
+	again := b.Submit("agent", fields...)
+	second := b.Update("j1", 2)
+	b.Settled("agent")
 	require.Equal(t, answer, second["Payload"])
 	require.Equal(t, "result", second["Type"])
 	require.Equal(t, "c1", first["ClientConnectionId"])
 	require.Equal(t, "c2", second["ClientConnectionId"])
-	require.Equal(t, messageID("answer:jobs:agent/"+again), second["MessageId"])
+	require.Equal(t, harness.MessageID("answer:jobs:agent/"+again), second["MessageId"])
 	require.NotEqual(t, first["MessageId"], second["MessageId"])
 
-	require.Equal(t, 1, b.llm.stats().Calls)
-	require.Equal(t, again, b.row("agent", "j1")["last_entry_id"])
-	b.visible(1, `WorkflowId = "job:agent:j1"`)
-	found, err := b.updatesOf(t.Context(), "j1")
+	require.Equal(t, 1, b.LLM.Stats().Calls)
+	require.Equal(t, again, b.Row("agent", "j1")["last_entry_id"])
+	b.Visible(1, `WorkflowId = "job:agent:j1"`)
+	found, err := b.UpdatesOf(t.Context(), "j1")
 	require.NoError(t, err)
 	require.Len(t, found, 2)
 }
@@ -325,30 +327,30 @@ func TestSameEntryAgainIsAnsweredFromTheRow(t *testing.T) {
 func TestFailedJobRunsAgainForANewEntry(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	task := "!fail 400 x1 " + text("task")
-	b.submit("agent", "jobId", "j1", "userId", "u1", "task", task)
-	require.Equal(t, "error", b.update("j1", 1)["Type"])
-	b.settled("agent")
-	b.run("job:agent:j1", "Failed")
+	b.Start(nil, "run")
+	task := "!fail 400 x1 " + harness.Text("task")
+	b.Submit("agent", "jobId", "j1", "userId", "u1", "task", task)
+	require.Equal(t, "error", b.Update("j1", 1)["Type"])
+	b.Settled("agent")
+	b.Run("job:agent:j1", "Failed")
 
-	entry := b.submit("agent", "jobId", "j1", "userId", "u1", "task", task)
-	update := b.update("j1", 2)
-	b.settled("agent")
+	entry := b.Submit("agent", "jobId", "j1", "userId", "u1", "task", task)
+	update := b.Update("j1", 2)
+	b.Settled("agent")
 	require.Equal(t, "result", update["Type"])
-	require.Equal(t, messageID("entry:jobs:agent/"+entry), update["MessageId"])
-	row := b.row("agent", "j1")
+	require.Equal(t, harness.MessageID("entry:jobs:agent/"+entry), update["MessageId"])
+	row := b.Row("agent", "j1")
 	require.Equal(t, "completed", row["status"])
 	require.Empty(t, row["dead_id"])
-	require.Equal(t, 2, b.llm.stats().Calls)
-	b.visible(2, `WorkflowId = "job:agent:j1"`)
+	require.Equal(t, 2, b.LLM.Stats().Calls)
+	b.Visible(2, `WorkflowId = "job:agent:j1"`)
 }
 
 func TestLegacyChatList(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	sub := b.redis.Subscribe(t.Context(), "AI.RESPONSE")
+	b.Start(nil, "run")
+	sub := b.Redis.Subscribe(t.Context(), "AI.RESPONSE")
 	t.Cleanup(func() { require.NoError(t, sub.Close()) })
 	_, err := sub.Receive(t.Context())
 	require.NoError(t, err, "subscribed")
@@ -357,10 +359,10 @@ func TestLegacyChatList(t *testing.T) {
 			"UserId": "u1", "ConnectionId": connection, "Message": message, "ProjectId": "p1", "NodeLevel": "manager", "Model": nil,
 		})
 		require.NoError(t, err)
-		require.NoError(t, b.redis.RPush(t.Context(), "chat.jobs", item).Err())
+		require.NoError(t, b.Redis.RPush(t.Context(), "chat.jobs", item).Err())
 	}
 	receive := func() (message struct{ ConnectionId, Content string }) { //nolint:revive // the contract's spelling
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 		defer cancel()
 		got, err := sub.ReceiveMessage(ctx)
 		require.NoError(t, err)
@@ -368,20 +370,20 @@ func TestLegacyChatList(t *testing.T) {
 		return message
 	}
 
-	answer := text("answer")
+	answer := harness.Text("answer")
 	push("c1", "!echo "+answer)
 	message := receive()
 	require.Equal(t, "c1", message.ConnectionId)
 	require.Equal(t, answer, message.Content)
 
-	push("c2", "!fail 400 "+text("message"))
+	push("c2", "!fail 400 "+harness.Text("message"))
 	message = receive()
 	require.Equal(t, "c2", message.ConnectionId)
 	require.Contains(t, message.Content, "llm_bad_request")
-	require.NotContains(t, message.Content, canary)
+	require.NotContains(t, message.Content, harness.Canary)
 
-	b.settled("chat")
-	entries, err := b.redis.XRange(t.Context(), updates, "-", "+").Result()
+	b.Settled("chat")
+	entries, err := b.Redis.XRange(t.Context(), harness.Updates, "-", "+").Result()
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
 	require.Equal(t, "chat", entries[0].Values["Role"])
@@ -389,31 +391,31 @@ func TestLegacyChatList(t *testing.T) {
 	require.Equal(t, answer, entries[0].Values["Payload"])
 	require.Equal(t, "c1", entries[0].Values["ClientConnectionId"])
 	require.Equal(t, "error", entries[1].Values["Type"])
-	left, err := b.redis.LLen(t.Context(), "chat.jobs").Result()
+	left, err := b.Redis.LLen(t.Context(), "chat.jobs").Result()
 	require.NoError(t, err)
 	require.Zero(t, left)
-	require.Equal(t, map[string]int{"trt-llm-manager": 2}, b.llm.stats().ByModel, "the level's model")
+	require.Equal(t, map[string]int{"trt-llm-manager": 2}, b.LLM.Stats().ByModel, "the level's model")
 }
 
 func TestCancelRunningJob(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	b.submit("agent", "jobId", "endless", "userId", "u1", "task", "!hang "+text("task"))
-	b.llm.await("the call runs", func(s stubStats) bool { return s.Running == 1 })
+	b.Start(nil, "run")
+	b.Submit("agent", "jobId", "endless", "userId", "u1", "task", "!hang "+harness.Text("task"))
+	b.LLM.Await("the call runs", func(s harness.Stats) bool { return s.Running == 1 })
 
-	require.NoError(t, b.temporal.CancelWorkflow(t.Context(), "job:agent:endless", ""))
-	update := b.update("endless", 1)
+	require.NoError(t, b.Temporal.CancelWorkflow(t.Context(), "job:agent:endless", ""))
+	update := b.Update("endless", 1)
 	require.Equal(t, "error", update["Type"])
-	require.Equal(t, "canceled", errorPayload(t, update)["code"])
-	b.llm.await("the call was given up", func(s stubStats) bool { return s.Running == 0 })
-	b.settled("agent")
-	row := b.row("agent", "endless")
+	require.Equal(t, "canceled", harness.ErrorPayload(t, update)["code"])
+	b.LLM.Await("the call was given up", func(s harness.Stats) bool { return s.Running == 0 })
+	b.Settled("agent")
+	row := b.Row("agent", "endless")
 	require.Equal(t, "canceled", row["status"])
 	require.Equal(t, "canceled", row["error_code"])
-	b.run("job:agent:endless", "Canceled")
-	require.Empty(t, b.deadLetters("agent"), "a cancellation is no fault")
-	require.Equal(t, 1, b.llm.stats().Calls)
+	b.Run("job:agent:endless", "Canceled")
+	require.Empty(t, b.DeadLetters("agent"), "a cancellation is no fault")
+	require.Equal(t, 1, b.LLM.Stats().Calls)
 }
 
 // TestCancelJobThatFailsMeanwhile cancels a run whose call ends with an error
@@ -421,16 +423,16 @@ func TestCancelRunningJob(t *testing.T) {
 func TestCancelJobThatFailsMeanwhile(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.start(nil, "run")
-	b.llm.script(map[string]any{"rules": []map[string]any{{"contains": "flaky", "status": 503, "latency_ms": 1000}}})
-	b.submit("agent", "jobId", "flaky", "userId", "u1", "task", "flaky "+text("task"))
-	b.llm.await("the call runs", func(s stubStats) bool { return s.Running == 1 })
-	require.NoError(t, b.temporal.CancelWorkflow(t.Context(), "job:agent:flaky", ""))
+	b.Start(nil, "run")
+	b.LLM.Script(map[string]any{"rules": []map[string]any{{"contains": "flaky", "status": 503, "latency_ms": 1000}}})
+	b.Submit("agent", "jobId", "flaky", "userId", "u1", "task", "flaky "+harness.Text("task"))
+	b.LLM.Await("the call runs", func(s harness.Stats) bool { return s.Running == 1 })
+	require.NoError(t, b.Temporal.CancelWorkflow(t.Context(), "job:agent:flaky", ""))
 
-	update := b.update("flaky", 1)
-	require.Equal(t, map[string]string{"code": "canceled", "message": "The job was canceled."}, errorPayload(t, update))
-	b.settled("agent")
-	require.Equal(t, "canceled", b.row("agent", "flaky")["status"])
-	b.run("job:agent:flaky", "Canceled")
-	require.Empty(t, b.deadLetters("agent"))
+	update := b.Update("flaky", 1)
+	require.Equal(t, map[string]string{"code": "canceled", "message": "The job was canceled."}, harness.ErrorPayload(t, update))
+	b.Settled("agent")
+	require.Equal(t, "canceled", b.Row("agent", "flaky")["status"])
+	b.Run("job:agent:flaky", "Canceled")
+	require.Empty(t, b.DeadLetters("agent"))
 }

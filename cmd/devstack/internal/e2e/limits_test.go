@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 )
 
 const (
@@ -14,29 +16,29 @@ const (
 
 // flood submits 200 jobs, mostly for the agent, and waits for all of them.
 func (b *bundle) flood() {
-	b.t.Helper()
+	b.T.Helper()
 	roles := []string{"agent", "manager", "agent", "inspector", "agent"}
 	for i := range jobsUnderLimits {
-		b.submit(roles[i%len(roles)], "jobId", fmt.Sprintf("flood-%d", i), "userId", "u1", "task", text("task"))
+		b.Submit(roles[i%len(roles)], "jobId", fmt.Sprintf("flood-%d", i), "userId", "u1", "task", harness.Text("task"))
 	}
 	for _, role := range []string{"agent", "manager", "inspector"} {
-		b.settled(role)
+		b.Settled(role)
 	}
-	rows := b.rows("status = 'completed'")
-	require.Len(b.t, rows, jobsUnderLimits)
-	published, err := b.redis.XLen(b.t.Context(), updates).Result()
-	require.NoError(b.t, err)
-	require.EqualValues(b.t, jobsUnderLimits, published)
+	rows := b.Rows("status = 'completed'")
+	require.Len(b.T, rows, jobsUnderLimits)
+	published, err := b.Redis.XLen(b.T.Context(), harness.Updates).Result()
+	require.NoError(b.T, err)
+	require.EqualValues(b.T, jobsUnderLimits, published)
 	// On a starved machine a worker may miss its heartbeats, and the job gets
 	// another attempt; no attempt calls twice.
 	var attempts int64
 	for _, row := range rows {
 		attempts += row["attempts"].(int64)
 	}
-	calls := b.llm.stats().Calls
-	require.GreaterOrEqual(b.t, calls, jobsUnderLimits)
-	require.LessOrEqual(b.t, int64(calls), attempts)
-	b.t.Logf("%d jobs, %d attempts, %d calls", jobsUnderLimits, attempts, calls)
+	calls := b.LLM.Stats().Calls
+	require.GreaterOrEqual(b.T, calls, jobsUnderLimits)
+	require.LessOrEqual(b.T, int64(calls), attempts)
+	b.T.Logf("%d jobs, %d attempts, %d calls", jobsUnderLimits, attempts, calls)
 }
 
 func limits() map[string]string { return map[string]string{"MAX_AGENT": "5", "MAX_TOTAL": "7"} }
@@ -44,10 +46,10 @@ func limits() map[string]string { return map[string]string{"MAX_AGENT": "5", "MA
 func TestLimitsInOneProcess(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
-	b.llm.script(map[string]any{"latency_ms": 50})
-	b.start(limits(), "run")
+	b.LLM.Script(map[string]any{"latency_ms": 50})
+	b.Start(limits(), "run")
 	b.flood()
-	stats := b.llm.stats()
+	stats := b.LLM.Stats()
 	require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], 5)
 	require.LessOrEqual(t, stats.MaxRunning, 7)
 }
@@ -58,19 +60,19 @@ func TestLimitsAcrossProcesses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBundle(t)
-			b.llm.script(map[string]any{"latency_ms": 50})
-			executors := []executor{
-				b.launch(limits(), "bridge"),
-				b.launch(limits(), "worker", "--queues", "workflows"),
-				b.launch(limits(), "worker", "--queues", "manager"),
-				b.launch(limits(), "worker", "--queues", "inspector,chat"),
+			b.LLM.Script(map[string]any{"latency_ms": 50})
+			executors := []harness.Executor{
+				b.Launch(limits(), "bridge"),
+				b.Launch(limits(), "worker", "--queues", "workflows"),
+				b.Launch(limits(), "worker", "--queues", "manager"),
+				b.Launch(limits(), "worker", "--queues", "inspector,chat"),
 			}
 			for range agents {
-				executors = append(executors, b.launch(limits(), "worker", "--queues", "agent"))
+				executors = append(executors, b.Launch(limits(), "worker", "--queues", "agent"))
 			}
-			b.ready(executors...)
+			b.Ready(executors...)
 			b.flood()
-			stats := b.llm.stats()
+			stats := b.LLM.Stats()
 			// A role's limit counts per process, the total over all of them.
 			require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], agents*5)
 			require.LessOrEqual(t, stats.MaxRunning, 7)

@@ -6,20 +6,16 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 	"github.com/nodpt/executor/cmd/devstack/internal/temporald"
 )
-
-// binaryVariable names a built executor to test. Without it the tests build one
-// with the race detector.
-const binaryVariable = "EXECUTOR_BINARY"
 
 // namespacesPerRound is how many tests can have a Temporal namespace of their
 // own: all executors poll the same task queues, and must not run each other's
@@ -83,7 +79,7 @@ func newSuite(rounds int) (*suite, error) {
 	// Building the executor and starting the server share the waiting.
 	var built sync.WaitGroup
 	var buildErr error
-	built.Go(func() { s.binary, buildErr = executorBinary(ctx, dir) })
+	built.Go(func() { s.binary, buildErr = harness.ExecutorBinary(ctx, dir) })
 	port, err := s.ports.Free(ctx)
 	if err == nil {
 		s.temporal, err = temporald.Start(ctx, temporald.Config{
@@ -93,45 +89,4 @@ func newSuite(rounds int) (*suite, error) {
 	}
 	built.Wait()
 	return s, errors.Join(err, buildErr)
-}
-
-// executorBinary returns the executor to test, building it unless one is named.
-func executorBinary(ctx context.Context, dir string) (string, error) {
-	if path := os.Getenv(binaryVariable); path != "" {
-		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("%s: %w", binaryVariable, err)
-		}
-		return path, nil
-	}
-	root, err := repositoryRoot()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "executor")
-	cmd := exec.CommandContext(ctx, "go", "build", "-race", "-buildvcs=false", "-o", path, "./cmd/executor")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // the race detector needs it
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the executor: %w\n%s", err, out)
-	}
-	return path, nil
-}
-
-// repositoryRoot is the nearest directory upwards that holds the executor's
-// command; this module's own directory is on the way.
-func repositoryRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "cmd", "executor")); err == nil {
-			return dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("the executor's source was not found above the tests: set " + binaryVariable)
-		}
-		dir = parent
-	}
 }

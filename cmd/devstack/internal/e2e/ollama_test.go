@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 )
 
 // endpointVariable names the chat endpoint of an Ollama server that serves the
@@ -28,7 +30,7 @@ func newOllamaBundle(t *testing.T) (b *bundle, endpoint string) {
 	endpoint = os.Getenv(endpointVariable)
 	require.NotEmpty(t, endpoint, "run this test through `make test-ollama`")
 	b = newBundle(t)
-	b.start(map[string]string{"LLM_ENDPOINT": endpoint}, "run")
+	b.Start(map[string]string{"LLM_ENDPOINT": endpoint}, "run")
 	return b, endpoint
 }
 
@@ -40,19 +42,19 @@ func TestOllamaAnswersAllRoles(t *testing.T) {
 		maxTokens   int64
 		fields      []string
 	}{
-		{"manager", "trt-llm-manager", 256, []string{"task", text("task")}},
-		{"inspector", "trt-llm-inspector", 512, []string{"task", text("task"), "payload", `{"code":"x := 1"}`}},
-		{"agent", "trt-llm-agent", 128, []string{"task", text("task")}},
-		{"chat", "trt-llm-manager", 64, []string{"message", text("message"), "nodeLevel", "manager"}},
+		{"manager", "trt-llm-manager", 256, []string{"task", harness.Text("task")}},
+		{"inspector", "trt-llm-inspector", 512, []string{"task", harness.Text("task"), "payload", `{"code":"x := 1"}`}},
+		{"agent", "trt-llm-agent", 128, []string{"task", harness.Text("task")}},
+		{"chat", "trt-llm-manager", 64, []string{"message", harness.Text("message"), "nodeLevel", "manager"}},
 	} {
 		jobID := "ollama-" + c.role
 		began := time.Now()
-		b.submit(c.role, append([]string{"jobId", jobID, "userId", "u1"}, c.fields...)...)
-		update := b.update(jobID, 1)
+		b.Submit(c.role, append([]string{"jobId", jobID, "userId", "u1"}, c.fields...)...)
+		update := b.Update(jobID, 1)
 		t.Logf("%s answered after %s (the first one includes loading the model)", c.role, time.Since(began).Round(time.Millisecond))
 		require.Equal(t, "result", update["Type"], "call %d", i)
-		b.settled(c.role)
-		row := b.row(c.role, jobID)
+		b.Settled(c.role)
+		row := b.Row(c.role, jobID)
 		require.Equal(t, "completed", row["status"])
 		require.Equal(t, c.model, row["model"])
 		require.Equal(t, update["Payload"], row["output"])
@@ -62,7 +64,7 @@ func TestOllamaAnswersAllRoles(t *testing.T) {
 		// A model with random weights rarely ends by itself; where it did not, it
 		// was cut at the role's limit.
 		require.Equal(t, row["completion_tokens"] == c.maxTokens, row["truncated"] == int64(1))
-		b.run("job:"+c.role+":"+jobID, "Completed")
+		b.Run("job:"+c.role+":"+jobID, "Completed")
 	}
 }
 
@@ -72,11 +74,11 @@ func TestOllamaAnswersAllRoles(t *testing.T) {
 func TestOllamaUnknownModelWaitsForIt(t *testing.T) {
 	t.Parallel()
 	b, endpoint := newOllamaBundle(t)
-	b.submit("chat", "jobId", "unknown", "userId", "u1", "message", text("message"), "model", "not-there-yet")
-	b.submit("agent", "jobId", "known", "userId", "u1", "task", text("task"))
+	b.Submit("chat", "jobId", "unknown", "userId", "u1", "message", harness.Text("message"), "model", "not-there-yet")
+	b.Submit("agent", "jobId", "known", "userId", "u1", "task", harness.Text("task"))
 
-	b.wait("the job waits for another attempt", func(ctx context.Context) error {
-		d, err := b.temporal.DescribeWorkflowExecution(ctx, "job:chat:unknown", "")
+	b.Wait("the job waits for another attempt", func(ctx context.Context) error {
+		d, err := b.Temporal.DescribeWorkflowExecution(ctx, "job:chat:unknown", "")
 		if err != nil {
 			return err
 		}
@@ -89,24 +91,24 @@ func TestOllamaUnknownModelWaitsForIt(t *testing.T) {
 		}
 		return errors.New("no attempt has failed")
 	})
-	d, err := b.temporal.DescribeWorkflowExecution(t.Context(), "job:chat:unknown", "")
+	d, err := b.Temporal.DescribeWorkflowExecution(t.Context(), "job:chat:unknown", "")
 	require.NoError(t, err)
 	require.Equal(t, enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, d.GetWorkflowExecutionInfo().GetStatus())
-	pending, err := b.redis.XPending(t.Context(), "jobs:chat", group).Result()
+	pending, err := b.Redis.XPending(t.Context(), "jobs:chat", harness.Group).Result()
 	require.NoError(t, err)
 	require.EqualValues(t, 1, pending.Count)
-	found, err := b.updatesOf(t.Context(), "unknown")
+	found, err := b.UpdatesOf(t.Context(), "unknown")
 	require.NoError(t, err)
 	require.Empty(t, found)
-	require.Nil(t, b.row("chat", "unknown"))
-	require.Empty(t, b.deadLetters("chat"), "the queue is not dead-lettered for our own mistake")
+	require.Nil(t, b.Row("chat", "unknown"))
+	require.Empty(t, b.DeadLetters("chat"), "the queue is not dead-lettered for our own mistake")
 
-	require.Equal(t, "result", b.update("known", 1)["Type"], "jobs of other models go on")
+	require.Equal(t, "result", b.Update("known", 1)["Type"], "jobs of other models go on")
 
 	copyModel(t, endpoint, "trt-llm-agent", "not-there-yet")
-	require.Equal(t, "result", b.update("unknown", 1)["Type"])
-	b.settled("chat")
-	require.Equal(t, "not-there-yet", b.row("chat", "unknown")["model"])
+	require.Equal(t, "result", b.Update("unknown", 1)["Type"])
+	b.Settled("chat")
+	require.Equal(t, "not-there-yet", b.Row("chat", "unknown")["model"])
 }
 
 // copyModel gives a model another name on the server behind a chat endpoint.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/demo"
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 	"github.com/nodpt/executor/cmd/devstack/internal/stack"
 )
@@ -52,7 +53,7 @@ func runDemo(ctx context.Context, opts stack.Options, tag string) (table, progre
 		_, scripted := s.LLM()
 		cfg := demo.Config{
 			Redis: s.RedisAddress(), Database: s.Database(), Scripted: scripted, WorkflowURL: s.WorkflowURL,
-			Progress: &steps, Patience: patience,
+			Progress: &steps, Patience: harness.Patience,
 		}
 		jobs := demo.Jobs(tag, scripted)
 		if err := demo.Run(ctx, cfg, jobs); err != nil {
@@ -85,7 +86,7 @@ func TestDemoSurvivesRestartAndCrash(t *testing.T) {
 	var out bytes.Buffer
 	crash.Stdout, crash.Stderr = &out, &out
 	require.NoError(t, crash.Start())
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 	defer cancel()
 	err = proc.Wait(ctx, func(context.Context) error { _, err := os.Stat(ready); return err })
 	require.NoError(t, crash.Process.Signal(syscall.SIGKILL))

@@ -25,11 +25,15 @@ type Config struct {
 	Port    int    // on 127.0.0.1
 	Dir     string // data directory; empty: nothing is kept
 	LogFile string
+	// Args are more options of redis-server, as on its command line; the last one
+	// of a name counts.
+	Args []string
 }
 
 // Server is a running Redis.
 type Server struct {
 	address string
+	spec    proc.Spec
 	process *proc.Process // nil for the substitute
 	mini    *miniredis.Miniredis
 }
@@ -65,18 +69,31 @@ func startReal(ctx context.Context, path string, cfg Config) (*Server, error) {
 		}
 		args = append(args, "--dir", dir, "--appendonly", "yes", "--aof-load-truncated", "yes")
 	}
-	process, err := proc.Start(proc.Spec{
-		Name: "redis-server", Path: path, Args: args, Env: os.Environ(), LogFile: cfg.LogFile,
-	})
-	if err != nil {
-		return nil, err
+	s := &Server{
+		address: proc.Loopback(cfg.Port),
+		spec: proc.Spec{
+			Name: "redis-server", Path: path, Args: append(args, cfg.Args...), Env: os.Environ(), LogFile: cfg.LogFile,
+		},
 	}
-	s := &Server{address: proc.Loopback(cfg.Port), process: process}
-	if err := process.WaitReady(ctx, s.ping); err != nil {
-		process.Kill()
+	if err := s.Restart(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Restart runs redis-server again after it was killed or stopped, on the same
+// port and data. It is not for the substitute.
+func (s *Server) Restart(ctx context.Context) error {
+	process, err := proc.Start(s.spec)
+	if err != nil {
+		return err
+	}
+	if err := process.WaitReady(ctx, s.ping); err != nil {
+		process.Kill()
+		return err
+	}
+	s.process = process
+	return nil
 }
 
 func startMini(cfg Config) (*Server, error) {
@@ -127,5 +144,10 @@ func (s *Server) Stop(ctx context.Context) error {
 		s.mini.Close()
 		return nil
 	}
-	return s.process.Stop(ctx, 10*time.Second)
+	select {
+	case <-s.process.Done():
+		return nil // killed, and not started again
+	default:
+		return s.process.Stop(ctx, 10*time.Second)
+	}
 }
