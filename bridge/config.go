@@ -63,6 +63,7 @@ type timing struct {
 	dropIdle    time.Duration // age of such consumers
 	killedSince time.Duration // how far back a new bridge looks for killed runs
 	lookups     int           // looks at runs per second
+	parallel    int           // starts at once per stream
 }
 
 func defaultTiming(cfg Config) timing {
@@ -87,12 +88,12 @@ func defaultTiming(cfg Config) timing {
 		dropIdle:    24 * time.Hour,
 		killedSince: 24 * time.Hour,
 		lookups:     20,
+		parallel:    16,
 	}
 }
 
 const (
 	batchSize   = 16  // entries per read: bounds memory, a value may be megabytes
-	parallel    = 16  // starts at once per stream
 	pageSize    = 500 // pending entries per listing; ids only
 	rowsPerRead = 64  // keys per query, two of them for each entry
 )

@@ -203,7 +203,7 @@ func (l *lane) dispatchWave(ctx context.Context, wave []*item, fates map[string]
 	// The group's goroutines begin in the order of the entries.
 	results := make([]fate, len(wave))
 	var group errgroup.Group
-	group.SetLimit(parallel)
+	group.SetLimit(l.b.timing.parallel)
 	for i, it := range wave {
 		row := rows.of(it.rejectedKey(l.role))
 		switch {

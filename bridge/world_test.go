@@ -348,10 +348,11 @@ type fakeTemporal struct {
 	unreadable bool // inputs cannot be decoded
 	inputFault func(Run) error
 	blind      bool // visibility lists nothing
+	now        func() time.Time
 }
 
 func newFakeTemporal() *fakeTemporal {
-	return &fakeTemporal{namespace: "ns-1", runs: make(map[string][]fakeRun)}
+	return &fakeTemporal{namespace: "ns-1", runs: make(map[string][]fakeRun), now: time.Now}
 }
 
 func (f *fakeTemporal) Start(_ context.Context, req StartRequest) (StartResult, error) {
@@ -390,7 +391,7 @@ func (f *fakeTemporal) append(id string, run fakeRun, first string) fakeRun {
 	}
 	run.Run = Run{
 		WorkflowID: id, RunID: runID, FirstRunID: first,
-		Stream: run.input.Origin.Stream, EntryID: run.input.Origin.EntryID, StartedAt: time.Now(),
+		Stream: run.input.Origin.Stream, EntryID: run.input.Origin.EntryID, StartedAt: f.now(),
 	}
 	f.runs[id] = append(f.runs[id], run)
 	return run
@@ -404,7 +405,7 @@ func (f *fakeTemporal) reset(id string) fakeRun {
 	runs := f.runs[id]
 	current := &runs[len(runs)-1]
 	if current.State == RunOpen {
-		current.State, current.ClosedAt = RunTerminated, time.Now()
+		current.State, current.ClosedAt = RunTerminated, f.now()
 	}
 	return f.append(id, fakeRun{requestID: current.requestID, input: current.input}, current.FirstRunID)
 }
@@ -426,7 +427,7 @@ func (f *fakeTemporal) close(id string, state RunState, status job.Status) {
 	defer f.mu.Unlock()
 	runs := f.runs[id]
 	current := &runs[len(runs)-1]
-	current.State, current.status, current.ClosedAt = state, status, time.Now()
+	current.State, current.status, current.ClosedAt = state, status, f.now()
 }
 
 // lose forgets everything, like a server started on an empty database.
