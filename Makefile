@@ -48,6 +48,9 @@ DEVSTACK_SOURCES := $(shell find cmd/devstack -name '*.go' ! -name '*_test.go') 
 	$(shell find cmd/devstack -name testdata -prune -o -type f \( -name '*.json' -o -name '*.yaml' -o -name '*.html' \) -print) \
 	cmd/devstack/go.mod cmd/devstack/go.sum
 
+# Packages with files or tests that exist only with the build tag failpoints.
+FAILPOINT_TESTS := ./internal/failpoint
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # One recipe after the other, also under `make -j`: the compilers inside them use
@@ -79,12 +82,13 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ .
 
 ##@ Test it
-.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race
+.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race executor-chaos
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
 	@scripts/need cc redis-server
 	CGO_ENABLED=1 scripts/test unit . -race ./...
+	CGO_ENABLED=1 scripts/test failpoints . -race -tags failpoints $(FAILPOINT_TESTS)
 
 test-e2e: $(GOTESTSUM) executor-race ## the built binary against a real Temporal server and a real Redis
 	@scripts/need cc redis-server
@@ -109,11 +113,17 @@ executor-race:
 	@scripts/need cc
 	CGO_ENABLED=1 $(GO) build -buildvcs=false -race -ldflags "-X main.version=$(VERSION)" -o $(BIN)/executor-race ./cmd/executor
 
+executor-chaos: ## bin/executor-chaos: race detector, and crash points that EXEC_FAIL arms
+	@scripts/need cc
+	CGO_ENABLED=1 $(GO) build -buildvcs=false -race -tags failpoints -ldflags "-X main.version=$(VERSION)" -o $(BIN)/executor-chaos ./cmd/executor
+
 ##@ Check it
 .PHONY: lint fmt tidy tidy-check vuln check-binary
 lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden strings
 	scripts/forbidden
 	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --build-tags failpoints $(FAILPOINT_TESTS)
+	$(GO) vet -tags failpoints ./...
 	$(WORKFLOWCHECK) ./workflows/...
 	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record ./...
 
@@ -138,7 +148,7 @@ check-binary: build ## what bin/executor links, and its size
 ##@ Clean up
 .PHONY: clean
 clean: ## remove what was built (tools stay; `rm -rf bin` removes them too)
-	rm -rf $(CURDIR)/build $(BIN)/executor $(BIN)/executor-race $(BIN)/devstack
+	rm -rf $(CURDIR)/build $(BIN)/executor $(BIN)/executor-race $(BIN)/executor-chaos $(BIN)/devstack
 
 $(GOLANGCI):
 	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 )
 
@@ -25,5 +26,8 @@ func (a *Acknowledge) Run(ctx context.Context, origin job.Origin) error {
 		return nil // started by hand, without an entry
 	}
 	_, err := a.entries.Ack(ctx, origin.Stream, origin.Group, origin.EntryID)
+	if err == nil {
+		err = failpoint.Hit(ctx, failpoint.Acked)
+	}
 	return unavailable(CodeStream, err)
 }

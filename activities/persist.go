@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
 )
@@ -58,7 +59,7 @@ func (p *Persist) Run(ctx context.Context, row job.Row) (workflows.Stored, error
 		persisted.Row.Output = ""
 		stored.Row = &persisted.Row
 	}
-	return stored, nil
+	return stored, unavailable(CodeStore, failpoint.Hit(ctx, failpoint.Persisted))
 }
 
 // sameOutcome reports whether two rows of one effect would be published alike.

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/outcome"
 	"github.com/nodpt/executor/internal/stream"
@@ -23,6 +24,9 @@ func NewPublish(updates Publisher) *Publish { return &Publish{updates: updates} 
 // Run publishes the row's outcome and reports whether it did so now.
 func (p *Publish) Run(ctx context.Context, s workflows.Settled) (bool, error) {
 	published, err := p.updates.Publish(ctx, outcome.Update(s.Row, s.Job, s.Origin.Updates, s.Row.Effect))
+	if err == nil {
+		err = failpoint.Hit(ctx, failpoint.Published)
+	}
 	return published, unavailable(CodeStream, err)
 }
 
@@ -60,6 +64,9 @@ func (d *DeadLetter) Run(ctx context.Context, s workflows.Settled) (string, erro
 		fields = s.Job.Fields() // trimmed or deleted meanwhile
 	}
 	id, err := d.letters.DeadLetter(ctx, outcome.DeadLetter(s.Row, fields, s.Row.Effect))
+	if err == nil {
+		err = failpoint.Hit(ctx, failpoint.DeadLettered)
+	}
 	if err != nil {
 		return "", unavailable(CodeStream, err)
 	}

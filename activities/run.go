@@ -7,6 +7,7 @@ package activities
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/llm"
 	"github.com/nodpt/executor/workflows"
@@ -121,6 +123,9 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 		return workflows.Answer{}, err
 	}
 	defer release()
+	if err := failpoint.Hit(calling, failpoint.Leased); err != nil {
+		return workflows.Answer{}, cmp.Or(context.Cause(calling), err)
+	}
 
 	leave, err := a.cool.Enter(calling)
 	if err != nil {
@@ -147,6 +152,9 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 	// The call is paid for: whatever happens to this attempt's report, the answer
 	// is found again. The attempt's own context may have ended just now.
 	a.answers.Save(context.WithoutCancel(ctx), a.Effect, answer)
+	if err := failpoint.Hit(calling, failpoint.AnswerKept); err != nil {
+		return workflows.Answer{}, cmp.Or(context.Cause(calling), err)
+	}
 	return answer, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/outcome"
 )
@@ -32,6 +33,9 @@ func (l *lane) reject(ctx context.Context, it *item) error {
 		l.b.metrics.JobFinished(l.role, job.Rejected, it.rejected.Reason, since(now, row.EnqueuedAt))
 		l.log.WarnContext(ctx, "entry rejected", slog.String("entry", it.entry.ID),
 			slog.String("reason", it.rejected.Reason), slog.String("field", it.rejected.Field))
+	}
+	if err := failpoint.Hit(ctx, failpoint.Persisted); err != nil {
+		return &troubleError{kind: troubleStoreWrite, err: err}
 	}
 	return l.finish(ctx, persisted.Row, it.rejected.Job, l.origin(it.entry), it.entry.Fields)
 }
@@ -66,6 +70,9 @@ func (l *lane) bury(ctx context.Context, run Run, j job.Job, origin job.Origin, 
 			slog.String("entry", origin.EntryID), slog.String("job", j.ID),
 			slog.String("run_id", run.RunID), slog.String("code", end.ErrorCode))
 	case job.Kept:
+	}
+	if err := failpoint.Hit(ctx, failpoint.Persisted); err != nil {
+		return &troubleError{kind: troubleStoreWrite, err: err}
 	}
 	return l.finish(ctx, persisted.Row, j, origin, fields)
 }
@@ -121,13 +128,20 @@ func (l *lane) finish(ctx context.Context, row job.Row, j job.Job, origin job.Or
 	if row.Status != job.Rejected || j.UserID != "" || j.ConnectionID != "" {
 		// Of a rejected entry only usable identifiers are left; with none there is
 		// nobody to tell.
-		if _, err := l.b.redis.Publish(ctx, outcome.Update(row, j, l.b.cfg.Updates, row.Effect)); err != nil {
+		_, err := l.b.redis.Publish(ctx, outcome.Update(row, j, l.b.cfg.Updates, row.Effect))
+		if err == nil {
+			err = failpoint.Hit(ctx, failpoint.Published)
+		}
+		if err != nil {
 			return &troubleError{kind: troublePublish, err: err}
 		}
 	}
 	if outcome.NeedsDeadLetter(row.Status) {
 		letter := outcome.DeadLetter(row, fields, row.Effect)
 		id, err := l.b.redis.DeadLetter(ctx, letter)
+		if err == nil {
+			err = failpoint.Hit(ctx, failpoint.DeadLettered)
+		}
 		if err != nil {
 			return &troubleError{kind: troublePublish, err: err}
 		}

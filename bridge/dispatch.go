@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/outcome"
 	"github.com/nodpt/executor/internal/stream"
@@ -300,6 +301,9 @@ func (l *lane) request(ctx context.Context, it *item, requestID string, reuse Re
 		RequestID: requestID,
 		Reuse:     reuse,
 	})
+	if err == nil {
+		err = failpoint.Hit(ctx, failpoint.Started)
+	}
 	if err != nil {
 		return StartResult{}, &troubleError{kind: troubleTemporal, err: err}
 	}
@@ -396,6 +400,9 @@ func (l *lane) startAgain(ctx context.Context, it *item, requestID string) (fate
 func (l *lane) answer(ctx context.Context, it *item, row *job.Row) error {
 	update := outcome.Update(*row, it.decoded.Job, l.b.cfg.Updates, job.AnswerEffect(l.stream, it.entry.ID))
 	published, err := l.b.redis.Publish(ctx, update)
+	if err == nil {
+		err = failpoint.Hit(ctx, failpoint.Published)
+	}
 	if err != nil {
 		return &troubleError{kind: troublePublish, err: err}
 	}
@@ -412,16 +419,22 @@ func (l *lane) answer(ctx context.Context, it *item, row *job.Row) error {
 
 // ack acknowledges entries of this bridge's group.
 func (l *lane) ack(ctx context.Context, ids ...string) error {
-	if _, err := l.b.redis.Ack(ctx, l.stream, l.b.redis.Group(), ids...); err != nil {
-		return &troubleError{kind: troubleRedis, err: err}
-	}
-	return nil
+	_, err := l.b.redis.Ack(ctx, l.stream, l.b.redis.Group(), ids...)
+	return acked(ctx, err)
 }
 
 // ackOrigin acknowledges the entry a run was started for, in the group it was
 // read through, which this bridge need not belong to.
 func (l *lane) ackOrigin(ctx context.Context, o job.Origin) error {
-	if _, err := l.b.redis.Ack(ctx, o.Stream, o.Group, o.EntryID); err != nil {
+	_, err := l.b.redis.Ack(ctx, o.Stream, o.Group, o.EntryID)
+	return acked(ctx, err)
+}
+
+func acked(ctx context.Context, err error) error {
+	if err == nil {
+		err = failpoint.Hit(ctx, failpoint.Acked)
+	}
+	if err != nil {
 		return &troubleError{kind: troubleRedis, err: err}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/stream"
 )
@@ -269,6 +270,9 @@ func (l *lane) readOwn(ctx context.Context, after string, count int) (stream.Bat
 	if err != nil {
 		return stream.Batch{}, err
 	}
+	if err := each(ctx, failpoint.Read, batch.Entries); err != nil {
+		return stream.Batch{}, err
+	}
 	return batch, l.dropDeleted(ctx, batch.Deleted)
 }
 
@@ -330,7 +334,21 @@ func (l *lane) readNew(ctx context.Context, p *progress) error {
 func (l *lane) read(ctx context.Context, count int, block time.Duration) ([]job.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, block+l.b.timing.call)
 	defer cancel()
-	return l.b.redis.ReadNew(ctx, l.stream, count, block)
+	entries, err := l.b.redis.ReadNew(ctx, l.stream, count, block)
+	if err == nil {
+		err = each(ctx, failpoint.Read, entries)
+	}
+	return entries, err
+}
+
+// each passes a failpoint once per entry.
+func each(ctx context.Context, point failpoint.Point, entries []job.Entry) error {
+	for range entries {
+		if err := failpoint.Hit(ctx, point); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // room is how many entries may still be taken into flight.
@@ -363,6 +381,7 @@ func (l *lane) block() time.Duration {
 
 // dispatchEntries dispatches entries and notes what became of them.
 func (l *lane) dispatchEntries(ctx context.Context, entries []job.Entry, fresh bool, p *progress) {
+	entries = l.undecoded(ctx, entries, p)
 	if len(entries) == 0 {
 		return
 	}
@@ -374,6 +393,12 @@ func (l *lane) dispatchEntries(ctx context.Context, entries []job.Entry, fresh b
 	fates := l.dispatch(ctx, items)
 	for _, it := range items {
 		f := fates[it.entry.ID]
+		if f == settled {
+			if err := failpoint.Hit(ctx, failpoint.Settled); err != nil {
+				l.trouble(ctx, troubleRedis, err)
+				it.trouble, f = troubleRedis, failing
+			}
+		}
 		if f == failing {
 			p.failed++
 		} else {
@@ -381,6 +406,26 @@ func (l *lane) dispatchEntries(ctx context.Context, entries []job.Entry, fresh b
 		}
 		l.note(it, f)
 	}
+}
+
+// undecoded passes the failpoint before entries are decoded, and returns those
+// that got through. Decoding itself has no transient failure: the others are
+// tried again like entries of any other.
+func (l *lane) undecoded(ctx context.Context, entries []job.Entry, p *progress) []job.Entry {
+	if !failpoint.Armed(failpoint.Decode) {
+		return entries
+	}
+	passed := make([]job.Entry, 0, len(entries))
+	for _, e := range entries {
+		if err := failpoint.Hit(ctx, failpoint.Decode); err != nil {
+			l.trouble(ctx, troubleRedis, err)
+			p.failed++
+			l.note(&item{entry: e, trouble: troubleRedis}, failing)
+			continue
+		}
+		passed = append(passed, e)
+	}
+	return passed
 }
 
 func (l *lane) note(it *item, f fate) {

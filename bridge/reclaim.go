@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/stream"
 )
@@ -32,7 +33,11 @@ func (l *lane) sweep(stop, work context.Context, p *progress) error {
 func (l *lane) claimDead(ctx context.Context) (stream.Batch, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
 	defer cancel()
-	return l.b.redis.ClaimDead(ctx, l.stream, batchSize)
+	batch, err := l.b.redis.ClaimDead(ctx, l.stream, batchSize)
+	if err == nil {
+		err = each(ctx, failpoint.Claimed, batch.Entries)
+	}
+	return batch, err
 }
 
 // autoClaim takes over entries that nobody has looked after for ClaimMinIdle,
@@ -59,7 +64,11 @@ func (l *lane) autoClaim(stop, work context.Context, p *progress) error {
 func (l *lane) claimIdle(ctx context.Context, cursor string) (stream.Batch, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
 	defer cancel()
-	return l.b.redis.AutoClaim(ctx, l.stream, l.b.cfg.ClaimMinIdle, cursor, batchSize)
+	batch, next, err := l.b.redis.AutoClaim(ctx, l.stream, l.b.cfg.ClaimMinIdle, cursor, batchSize)
+	if err == nil {
+		err = each(ctx, failpoint.Claimed, batch.Entries)
+	}
+	return batch, next, err
 }
 
 // takeOver dispatches claimed entries, except those whose run is known.

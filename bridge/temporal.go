@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
 )
@@ -79,7 +80,13 @@ func RequestIDInterceptor() grpc.UnaryClientInterceptor {
 				start.RequestId = id
 			}
 		}
-		return invoke(ctx, method, req, reply, cc, opts...)
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		if _, ok := req.(*workflowservice.StartWorkflowExecutionRequest); ok && err == nil {
+			if lost := failpoint.Hit(ctx, failpoint.StartSent); lost != nil {
+				return status.Error(codes.Unavailable, lost.Error())
+			}
+		}
+		return err
 	}
 }
 

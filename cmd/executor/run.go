@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodpt/executor/internal/app"
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/worker"
 )
 
@@ -61,6 +62,9 @@ func newWorker() *cobra.Command {
 }
 
 func serve(ctx context.Context, kind app.Kind) error {
+	if err := failpoint.Check(); err != nil {
+		return &exitError{exitUsage, err}
+	}
 	cfg, err := loadConfig()
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 )
 
@@ -129,7 +130,7 @@ func (s *Store) Persist(ctx context.Context, row job.Row) (job.Persisted, error)
 	}
 	var out job.Persisted
 	err = s.write(ctx, op, func() error {
-		if s.dialect.insertAlone {
+		if s.dialect.insertAlone && !failpoint.Armed(failpoint.PersistTx) {
 			// Nearly every call is a job's first outcome, and for that one
 			// statement is the whole transaction.
 			inserted, err := s.insert(ctx, s.reads, row)
@@ -144,6 +145,9 @@ func (s *Store) Persist(ctx context.Context, row job.Row) (job.Persisted, error)
 		return s.writer.do(ctx, func(ctx context.Context, tx querier) error {
 			var err error
 			out, err = s.settle(ctx, tx, row)
+			if err == nil && out.Verdict == job.Written {
+				err = failpoint.Hit(ctx, failpoint.PersistTx)
+			}
 			return err
 		})
 	})
