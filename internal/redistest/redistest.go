@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +25,7 @@ const (
 
 // Server is one running redis-server process on a loopback port.
 type Server struct {
+	conf string // configuration file; empty: none
 	dir  string
 	port int
 	args []string
@@ -45,10 +45,15 @@ func Start(t testing.TB) *Server {
 // example "--appendonly", "yes". They come after the defaults and win.
 func StartWith(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return launchServer(t, "", append([]string{"--save", "", "--appendonly", "no"}, args...))
+}
+
+func launchServer(t testing.TB, conf string, args []string) *Server {
+	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Fatalf("install redis-server (Debian: apt-get install redis-server, macOS: brew install redis): %v", err)
 	}
-	s := &Server{dir: t.TempDir(), args: slices.Clone(args)}
+	s := &Server{conf: conf, dir: t.TempDir(), args: args}
 	t.Cleanup(s.Kill)
 
 	// The port is free when it is picked, but another test may bind it before
@@ -94,14 +99,17 @@ func (s *Server) Restart(t testing.TB) {
 }
 
 func (s *Server) start() error {
-	args := append([]string{
+	var args []string
+	if s.conf != "" {
+		args = append(args, s.conf)
+	}
+	args = append(args,
 		"--port", strconv.Itoa(s.port),
 		"--bind", "127.0.0.1",
 		"--dir", s.dir,
-		"--save", "",
-		"--appendonly", "no",
 		"--daemonize", "no",
-	}, s.args...)
+	)
+	args = append(args, s.args...)
 	p, err := launch(args)
 	if err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -127,90 +126,4 @@ func certificate(t *testing.T) (caFile, certFile, keyFile string) {
 	}
 	return write("ca.pem", "CERTIFICATE", caDER), write("cert.pem", "CERTIFICATE", leafDER),
 		write("key.pem", "PRIVATE KEY", keyDER)
-}
-
-// minimalAccess is the access list of fault C02 with the additions its
-// introduction names. Everything a worker or a bridge does must work with it.
-const minimalAccess = "on >secret resetkeys ~jobs:* ~signalr:updates ~{signalr:updates}:* ~{jobs:* ~{executor* ~chat.jobs " +
-	"resetchannels &AI.RESPONSE &executor:* -@all " +
-	"+xreadgroup +xautoclaim +xclaim +xack +xadd +xpending +xrange +xlen +xinfo +xgroup|create +eval +evalsha " +
-	"+set +get +ping +hello +publish +subscribe +zadd +zrem +zrange +zcard +time +info +script|load " +
-	"+client|setname +lpop +xgroup|delconsumer"
-
-func TestMinimalAccessIsEnough(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t)
-	control := open(t, s.Addr(), "control")
-	args := []any{"ACL", "SETUSER", "executor"}
-	for word := range strings.FieldsSeq(minimalAccess) {
-		args = append(args, word)
-	}
-	do(t, control, args...)
-	do(t, control, "RPUSH", "chat.jobs", "{}")
-
-	c := open(t, s.Addr()+",user=executor,password=secret", "one")
-	ctx := t.Context()
-	id := "1-1"
-	calls := []struct {
-		name string
-		call func() error
-	}{
-		{"Ping", func() error { return c.Ping(ctx) }},
-		{"EnsureGroup", func() error { return c.EnsureGroup(ctx, agents) }},
-		{"Beat", func() error { return c.Beat(ctx) }},
-		{"Add", func() error { _, err := c.Add(ctx, agents, fields("k", "v")); return err }},
-		{"ReadNew", func() error { _, err := c.ReadNew(ctx, agents, 1, time.Millisecond); return err }},
-		{"ReadOwn", func() error { _, err := c.ReadOwn(ctx, agents, "0", 1); return err }},
-		{"AutoClaim", func() error { _, _, err := c.AutoClaim(ctx, agents, 0, "0-0", 1); return err }},
-		{"Refresh", func() error { return c.Refresh(ctx, agents, "one", id) }},
-		{"Pending", func() error { _, err := c.Pending(ctx, agents); return err }},
-		{"PendingList", func() error { _, err := c.PendingList(ctx, agents, "", 1); return err }},
-		{"Entry", func() error { _, _, err := c.Entry(ctx, agents, id); return err }},
-		{"Stats", func() error { _, err := c.Stats(ctx, agents); return err }},
-		{"LastID", func() error { _, err := c.LastID(ctx, agents); return err }},
-		{"Publish", func() error {
-			u := update()
-			u.Channel = ChatChannel
-			_, err := c.Publish(ctx, u)
-			return err
-		}},
-		{"DeadLetter", func() error { _, err := c.DeadLetter(ctx, letter()); return err }},
-		{"MoveChat", func() error { _, err := c.MoveChat(ctx, "chat.jobs", 1); return err }},
-		{"Lease", func() error { _, err := c.Lease(ctx, "l", time.Second); return err }},
-		{"Unlease", func() error { return c.Unlease(ctx, "l") }},
-		{"SaveAnswer", func() error { return c.SaveAnswer(ctx, "e", nil) }},
-		{"LoadAnswer", func() error { _, _, err := c.LoadAnswer(ctx, "e"); return err }},
-		{"SetCooldown", func() error { return c.SetCooldown(ctx, "e", time.Second) }},
-		{"Cooldown", func() error { _, err := c.Cooldown(ctx, "e"); return err }},
-		{"AnnounceStore", func() error { _, err := c.AnnounceStore(ctx, "u"); return err }},
-		{"Ack", func() error { _, err := c.Ack(ctx, agents, "", id); return err }},
-	}
-	for _, tt := range calls {
-		require.NoError(t, tt.call(), tt.name)
-	}
-	require.NotEmpty(t, c.ServerWarnings(ctx))
-
-	dead := open(t, s.Addr(), "dead")
-	add(t, dead, agents, "k", "v")
-	require.Len(t, readNew(t, dead, agents, 10), 1)
-	b, err := c.ClaimDead(ctx, agents, 10)
-	require.NoError(t, err)
-	require.Len(t, b.Entries, 1)
-	n, err := c.DropIdleConsumers(ctx, agents, 0)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
-
-	l := total(t, c, 1, slowPoll())
-	release, err := l.Acquire(ctx, "a")
-	require.NoError(t, err)
-	subscribed(t, control, 1)
-	granted := acquire(t, l, "b")
-	queued(t, control, 1)
-	release()
-	permit(t, granted)()
-
-	// What only submit does asks for one more right, and says so.
-	_, err = c.TailUpdates(ctx, Updates, "0", 0)
-	require.ErrorIs(t, err, ErrDenied)
-	require.ErrorContains(t, err, "xread")
 }
