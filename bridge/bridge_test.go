@@ -461,6 +461,50 @@ func TestRejectedEntries(t *testing.T) {
 		require.Len(t, w.dead(job.Agent), 1)
 	})
 
+	t.Run("unless it accepted the entry before", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		stop := w.run(w.bridge("b1"))
+		id := w.agentJob("j1")
+		run := w.started(job.Agent, "j1")
+		stop()
+		w.die("b1")
+		calls := w.temporal.startCalls()
+		w.temporal.set(func(f *fakeTemporal) { f.refuse = func(StartRequest) bool { return true } })
+		w.run(w.bridge("b2"))
+		w.eventually("the redelivered entry is refused", func() bool { return w.temporal.startCalls() > calls })
+		w.agentJob("j2") // is refused behind it
+		w.eventually("the other one is settled", func() bool { return len(w.dead(job.Agent)) == 1 })
+		w.finish(run, good("ok"))
+		w.settled(job.Agent)
+		_, rejected := w.row(job.RejectedID(id))
+		require.False(t, rejected)
+		updates := w.updates()
+		require.Len(t, updates, 2)
+		require.Equal(t, "ok", updates[1]["Payload"])
+	})
+
+	t.Run("also where another run was in the way", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		w.temporal.refuse = func(req StartRequest) bool { return req.Reuse == ReuseAny }
+		w.run(w.bridge("b1", func(b *Bridge) {
+			seldom := b.timing
+			seldom.survey = time.Hour // or the first run is buried before the retry comes to it
+			b.setTiming(seldom)
+		}))
+		first := w.agentJob("j1")
+		run := w.started(job.Agent, "j1")
+		w.redis("XACK", "jobs:agent", "executor-group", first)
+		w.temporal.close(run.WorkflowID, RunTerminated, "")
+		retry := w.agentJob("j1")
+		w.settled(job.Agent)
+		row, rejected := w.row(job.RejectedID(retry))
+		require.True(t, rejected)
+		require.Equal(t, job.ReasonStartRefused, row.ErrorCode)
+		require.Len(t, w.updates(), 2)
+	})
+
 	t.Run("a corrected job under the same id runs", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)

@@ -283,12 +283,31 @@ func (l *lane) start(ctx context.Context, it *item, row *job.Row, reuse Reuse) (
 	case err != nil:
 		return failing, err
 	case res.Verdict == Refused:
-		it.rejected = &job.Rejection{Reason: job.ReasonStartRefused, Job: it.decoded.Job.Identifiers()}
-		return settled, l.reject(ctx, it)
+		return l.refused(ctx, it, row)
 	case res.Verdict == Started && !it.verify:
 		return running, nil
 	}
 	return l.examine(ctx, it, row)
+}
+
+// refused settles an entry that the workflow service will not accept, unless it
+// accepted it before: a redelivered entry may have a run, and the service need
+// not look for that first.
+func (l *lane) refused(ctx context.Context, it *item, row *job.Row) (fate, error) {
+	run, err := l.b.describe(ctx, job.WorkflowID(l.role, it.decoded.Job.ID))
+	switch {
+	case err != nil && !errors.Is(err, ErrRunNotFound):
+		return failing, err
+	case err == nil && run.Stream == l.stream && run.EntryID == it.entry.ID:
+		return l.examine(ctx, it, row)
+	}
+	return l.refuse(ctx, it)
+}
+
+// refuse rejects an entry that could be decoded.
+func (l *lane) refuse(ctx context.Context, it *item) (fate, error) {
+	it.rejected = &job.Rejection{Reason: job.ReasonStartRefused, Job: it.decoded.Job.Identifiers()}
+	return settled, l.reject(ctx, it)
 }
 
 func (l *lane) request(ctx context.Context, it *item, requestID string, reuse Reuse) (StartResult, error) {
@@ -390,6 +409,8 @@ func (l *lane) startAgain(ctx context.Context, it *item, requestID string) (fate
 		return failing, err
 	case res.Verdict == Started:
 		return running, nil
+	case res.Verdict == Refused:
+		return l.refuse(ctx, it)
 	default:
 		return closing, nil // something else was faster; look again
 	}
