@@ -49,7 +49,7 @@ DEVSTACK_SOURCES := $(shell find cmd/devstack -name '*.go' ! -name '*_test.go') 
 	cmd/devstack/go.mod cmd/devstack/go.sum
 
 # Packages with files or tests that exist only with the build tag failpoints.
-FAILPOINT_TESTS := ./internal/failpoint
+FAILPOINT_TESTS := ./internal/failpoint ./internal/llm ./internal/store ./cmd/executor
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -97,6 +97,7 @@ test-e2e: $(GOTESTSUM) executor-race ## the built binary against a real Temporal
 test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and MariaDB servers
 	@scripts/need cc postgres mariadb
 	CGO_ENABLED=1 EXECUTOR_TEST_DATABASES=postgres,mysql scripts/test stores . -race ./internal/store/...
+	CGO_ENABLED=1 EXECUTOR_TEST_DATABASES=postgres,mysql scripts/test stores-failpoints . -race -tags failpoints -run Failpoint ./internal/store
 
 test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ollama server with a tiny model
 	@scripts/need cc redis-server
