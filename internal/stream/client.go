@@ -10,12 +10,8 @@ package stream
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -66,6 +62,8 @@ type Client struct {
 	log      *slog.Logger
 	scripts  scripts
 
+	handshakes *tlsDialer // nil for clear text
+
 	// reader reads, claims and never repeats a command: a repeated XREADGROUP
 	// returns the next entry and leaves the first hidden in the pending list.
 	reader *redis.Client
@@ -101,6 +99,10 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 		log.Warn("REDIS_CA_FILE has no effect: the Redis connection does not use TLS; use rediss:// or ssl=true")
 	}
 	redis.SetLogger(libraryLogger{log: log})
+	var handshakes *tlsDialer
+	if tlsConfig != nil {
+		handshakes = newTLSDialer(conn, tlsConfig)
+	}
 
 	consumer := cmp.Or(cfg.Consumer, "executor-"+uuid.NewString())
 	options := func(change func(*redis.Options)) *redis.Client {
@@ -119,14 +121,19 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 			DisableIdentity:          true, // CLIENT SETINFO needs a right of its own
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		}
+		if handshakes != nil {
+			o.Dialer = handshakes.dial
+			o.DialerRetries = 1 // a handshake that nobody answers takes long enough once
+		}
 		change(o)
 		return redis.NewClient(o)
 	}
 	return &Client{
-		group:    cmp.Or(cfg.Group, DefaultGroup),
-		consumer: consumer,
-		log:      log,
-		scripts:  newScripts(),
+		group:      cmp.Or(cfg.Group, DefaultGroup),
+		consumer:   consumer,
+		log:        log,
+		scripts:    newScripts(),
+		handshakes: handshakes,
 		reader: options(func(o *redis.Options) {
 			o.MaxRetries = -1
 			o.PoolSize = readerPool
@@ -149,7 +156,16 @@ func (c *Client) Close() error {
 
 // Ping asks the server for a sign of life.
 func (c *Client) Ping(ctx context.Context) error {
-	return fail(ctx, "ping Redis", c.commands.Ping(ctx).Err())
+	const op = "ping Redis"
+	err := fail(ctx, op, c.commands.Ping(ctx).Err())
+	if errors.Is(err, context.DeadlineExceeded) && c.handshakes != nil {
+		// A server that does not speak TLS often just waits for more, longer than
+		// the caller does.
+		if failed := c.handshakes.lastFailure(); failed != nil {
+			return fail(context.WithoutCancel(ctx), op, failed)
+		}
+	}
+	return err
 }
 
 // Group is the name of the consumer group.
@@ -168,26 +184,6 @@ func clientName(name string) string {
 		}
 	}
 	return string(b)
-}
-
-// tlsConfig is nil for a connection in clear text.
-func (c Connection) tlsConfig(caFile string) (*tls.Config, error) {
-	if !c.TLS {
-		return nil, nil //nolint:nilnil // nil means clear text to the Redis library
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
-	if caFile == "" {
-		return cfg, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("REDIS_CA_FILE: %w", err)
-	}
-	cfg.RootCAs = x509.NewCertPool()
-	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("REDIS_CA_FILE: no PEM certificate in %s", caFile)
-	}
-	return cfg, nil
 }
 
 // libraryLogger passes on what the Redis library has to say without its

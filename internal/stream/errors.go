@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -142,26 +143,32 @@ func isErrorCode(s string) bool {
 // library's parse errors quote the reply.
 func networkDetail(err error) string {
 	var (
-		netErr   net.Error
-		opErr    *net.OpError
-		dnsErr   *net.DNSError
-		certErr  *tls.CertificateVerificationError
-		hostErr  x509.HostnameError
-		alertErr tls.AlertError
+		netErr    net.Error
+		opErr     *net.OpError
+		dnsErr    *net.DNSError
+		certErr   *tls.CertificateVerificationError
+		hostErr   x509.HostnameError
+		alertErr  tls.AlertError
+		systemErr *os.SyscallError
+		handshake *handshakeError
 	)
 	switch {
+	case errors.As(err, &hostErr): // within a certErr
+		return hostErr.Error() + ", check the host or sslHost in REDIS_CONNECTION"
 	case errors.As(err, &certErr):
 		return certErr.Error() + ", check REDIS_CA_FILE"
-	case errors.As(err, &hostErr):
-		return hostErr.Error()
 	case errors.As(err, &alertErr):
 		return alertErr.Error()
+	case errors.As(err, &handshake):
+		return "no answer to the TLS handshake, check that REDIS_CONNECTION names a port of the server that speaks TLS"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed by the server"
 	case errors.As(err, &dnsErr):
 		return dnsErr.Error()
 	case errors.As(err, &opErr):
 		return opErr.Error()
+	case errors.As(err, &systemErr):
+		return systemErr.Error()
 	case errors.Is(err, redis.ErrPoolTimeout):
 		return "all connections are busy"
 	case errors.Is(err, context.DeadlineExceeded):
