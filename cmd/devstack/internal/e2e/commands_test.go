@@ -40,13 +40,14 @@ func TestSubmitAndWait(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
 	b.Start(nil, "run")
+	operator := map[string]string{"REDIS_CONNECTION": b.OperatorConnection()}
 
 	answer := harness.Text("answer")
-	out := b.command(nil, "submit", "--role", "agent", "--job-id", "s1", "--task", "!echo "+answer, "--wait")
+	out := b.command(operator, "submit", "--role", "agent", "--job-id", "s1", "--task", "!echo "+answer, "--wait")
 	require.Equal(t, 0, out.code, out.stderr)
 	require.Equal(t, answer+"\n", out.stdout)
 
-	out = b.command(nil, "submit", "--role", "chat", "--job-id", "s2", "--task", "!fail 400 "+harness.Text("task"), "--wait", "-o", "json")
+	out = b.command(operator, "submit", "--role", "chat", "--job-id", "s2", "--task", "!fail 400 "+harness.Text("task"), "--wait", "-o", "json")
 	require.Equal(t, 1, out.code, out.stderr)
 	var submission map[string]string
 	require.NoError(t, json.Unmarshal([]byte(out.stdout), &submission))
@@ -55,7 +56,7 @@ func TestSubmitAndWait(t *testing.T) {
 	require.Equal(t, "error", submission["type"])
 	require.Contains(t, submission["payload"], "llm_bad_request")
 
-	out = b.command(nil, "submit", "--role", "cook", "--task", "x")
+	out = b.command(operator, "submit", "--role", "cook", "--task", "x")
 	require.Equal(t, 2, out.code)
 	require.Contains(t, out.stderr, "--role")
 }

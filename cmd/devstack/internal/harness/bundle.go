@@ -58,8 +58,10 @@ type Options struct {
 	// Temporal is the address of the server that the test and the executors use;
 	// Namespace is theirs alone, because all executors poll the same task queues.
 	Temporal, Namespace string
-	// Durable makes Redis keep its data in an append-only file.
-	Durable bool
+	// Durable makes Redis keep its data in an append-only file; RedisArgs are more
+	// options of its.
+	Durable   bool
+	RedisArgs []string
 }
 
 // Bundle is the world of one test: a Redis, an LLM stand-in and a result store of
@@ -81,18 +83,9 @@ func New(t *testing.T, suite Suite, opts Options) *Bundle {
 	t.Helper()
 	b := &Bundle{T: t, Suite: suite, Options: opts, Dir: t.TempDir()}
 
-	cfg := redisd.Config{Port: b.Port(), LogFile: filepath.Join(b.Dir, "redis.log")}
-	if opts.Durable {
-		cfg.Dir = filepath.Join(b.Dir, "redis")
-	}
-	var err error
-	b.RedisServer, err = redisd.Start(t.Context(), cfg)
-	require.NoError(t, err)
-	require.False(t, b.RedisServer.Substitute(), "these tests need redis-server on PATH")
-	t.Cleanup(func() { require.NoError(t, b.RedisServer.Stop(context.WithoutCancel(t.Context()))) })
-	b.Redis = redis.NewClient(&redis.Options{Addr: b.RedisServer.Address()})
-	t.Cleanup(func() { require.NoError(t, b.Redis.Close()) })
+	b.startRedis()
 
+	var err error
 	b.Temporal, err = client.NewLazyClient(client.Options{HostPort: opts.Temporal, Namespace: opts.Namespace, Logger: Silent{}})
 	require.NoError(t, err)
 	t.Cleanup(b.Temporal.Close)
@@ -122,7 +115,7 @@ func (b *Bundle) Env(extra map[string]string) []string {
 		"TEMPORAL_ADDRESS":     b.Options.Temporal,
 		"TEMPORAL_NAMESPACE":   b.Options.Namespace,
 		"TEMPORAL_CONFIG_FILE": os.DevNull,
-		"REDIS_CONNECTION":     b.RedisServer.Address(),
+		"REDIS_CONNECTION":     b.RedisConnection(b.RedisServer.Address()),
 		"DATABASE_URL":         "sqlite://" + b.Database(),
 		"LOG_LEVEL":            "debug", // the level at which content would most likely be logged
 		"LLM_API_KEY":          APIKey,

@@ -25,6 +25,10 @@ type Config struct {
 	Port    int    // on 127.0.0.1
 	Dir     string // data directory; empty: nothing is kept
 	LogFile string
+	// File is a configuration file to start from; empty: Redis's own defaults.
+	File string
+	// User and Password are how to ask the server whether it is up; empty: no login.
+	User, Password string
 	// Args are more options of redis-server, as on its command line; the last one
 	// of a name counts.
 	Args []string
@@ -33,6 +37,7 @@ type Config struct {
 // Server is a running Redis.
 type Server struct {
 	address string
+	greet   string // what to send before asking whether the server is up
 	spec    proc.Spec
 	process *proc.Process // nil for the substitute
 	mini    *miniredis.Miniredis
@@ -51,12 +56,16 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 func startReal(ctx context.Context, path string, cfg Config) (*Server, error) {
-	args := []string{
+	var args []string
+	if cfg.File != "" {
+		args = append(args, cfg.File)
+	}
+	args = append(args,
 		"--bind", "127.0.0.1", "--port", strconv.Itoa(cfg.Port),
 		"--daemonize", "no", "--save", "",
 		// Losing stream entries to eviction would lose jobs.
 		"--maxmemory-policy", "noeviction",
-	}
+	)
 	if cfg.Dir == "" {
 		args = append(args, "--appendonly", "no")
 	} else {
@@ -74,6 +83,9 @@ func startReal(ctx context.Context, path string, cfg Config) (*Server, error) {
 		spec: proc.Spec{
 			Name: "redis-server", Path: path, Args: append(args, cfg.Args...), Env: os.Environ(), LogFile: cfg.LogFile,
 		},
+	}
+	if cfg.User != "" {
+		s.greet = "AUTH " + cfg.User + " " + cfg.Password + "\r\n"
 	}
 	if err := s.Restart(ctx); err != nil {
 		return nil, err
@@ -116,10 +128,20 @@ func (s *Server) ping(ctx context.Context) error {
 	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
-	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+	if _, err := conn.Write([]byte(s.greet + "PING\r\n")); err != nil {
 		return err
 	}
-	reply, err := bufio.NewReader(conn).ReadString('\n')
+	replies := bufio.NewReader(conn)
+	if s.greet != "" {
+		reply, err := replies.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if reply != "+OK\r\n" {
+			return fmt.Errorf("redis answers the login with %q", reply)
+		}
+	}
+	reply, err := replies.ReadString('\n')
 	if err != nil {
 		return err
 	}
