@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/stream"
 	"github.com/nodpt/executor/workflows"
 )
 
@@ -42,6 +43,8 @@ type Bridge struct {
 	began   atomic.Bool
 
 	recovered chan struct{} // the workflow service answers again
+
+	sharesLogged time.Time // beat's own
 }
 
 // New returns a bridge for the streams of all roles. It does no I/O. The error
@@ -118,7 +121,10 @@ func (b *Bridge) every(ctx context.Context, interval time.Duration, f func(conte
 func (b *Bridge) beat(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, b.timing.call)
 	defer cancel()
-	if err := b.redis.Beat(ctx); err != nil {
+	switch err := b.redis.Beat(ctx); {
+	case errors.Is(err, stream.ErrConsumerShared):
+		b.sharesName(ctx, err)
+	case err != nil:
 		b.leader.Store(false)
 		return // the lanes report Redis
 	}
@@ -127,6 +133,22 @@ func (b *Bridge) beat(ctx context.Context) {
 		b.log.InfoContext(ctx, "this bridge reconciles pending entries with runs")
 	}
 }
+
+// sharesName reports that another bridge has this one's consumer name. Nothing
+// is lost by it, so it is said now and then for as long as it lasts.
+func (b *Bridge) sharesName(ctx context.Context, err error) {
+	b.metrics.BridgeError("", consumerShared)
+	if now := b.now(); now.Sub(b.sharesLogged) >= sharesLogEvery {
+		b.sharesLogged = now
+		b.log.WarnContext(ctx, "two bridges share a consumer name", slog.String("consumer", b.redis.Consumer()),
+			slog.String("group", b.redis.Group()), slog.Any("error", err))
+	}
+}
+
+const (
+	consumerShared = "consumer_shared" // as metrics name it
+	sharesLogEvery = time.Minute
+)
 
 const leaseName = "reconcile"
 

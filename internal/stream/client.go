@@ -61,6 +61,7 @@ type Client struct {
 	consumer string
 	log      *slog.Logger
 	scripts  scripts
+	rivals   rivals
 
 	handshakes *tlsDialer // nil for clear text
 

@@ -13,9 +13,6 @@ import (
 	"github.com/nodpt/executor/internal/job"
 )
 
-// aliveTTL is how long a consumer counts as alive after its last Beat.
-const aliveTTL = 10 * time.Second
-
 // EnsureGroup creates the group, and the stream where it is missing, unless they
 // exist. The group starts at the beginning of the stream: entries added before
 // it was created are jobs too, and rows answer those that were done already.
@@ -25,17 +22,6 @@ func (c *Client) EnsureGroup(ctx context.Context, stream string) error {
 		return nil
 	}
 	return fail(ctx, "create the group on "+stream, err)
-}
-
-// Beat says that this consumer is alive for another 10 seconds. Call it before
-// the first read and then every few seconds, or other consumers take this one's
-// pending entries (ClaimDead).
-func (c *Client) Beat(ctx context.Context) error {
-	return fail(ctx, "renew the alive key", c.commands.Set(ctx, c.aliveKey(c.consumer), "1", aliveTTL).Err())
-}
-
-func (c *Client) aliveKey(consumer string) string {
-	return "{executor}:alive:" + c.group + ":" + consumer
 }
 
 // Ack acknowledges entries and returns how many were pending. group is the one
