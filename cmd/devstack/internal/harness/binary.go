@@ -7,14 +7,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // BinaryVariable names a built executor to test. Without it the tests build one
 // with the race detector.
 const BinaryVariable = "EXECUTOR_BINARY"
 
-// ExecutorBinary returns the executor to test, building it unless one is named.
-func ExecutorBinary(ctx context.Context, dir string) (string, error) {
+// ExecutorBinary returns the executor to test, building it in dir, with these
+// build tags, unless one is named.
+func ExecutorBinary(ctx context.Context, dir string, tags ...string) (string, error) {
 	if path := os.Getenv(BinaryVariable); path != "" {
 		if _, err := os.Stat(path); err != nil {
 			return "", fmt.Errorf("%s: %w", BinaryVariable, err)
@@ -26,7 +28,7 @@ func ExecutorBinary(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "executor")
-	cmd := exec.CommandContext(ctx, "go", "build", "-race", "-buildvcs=false", "-o", path, "./cmd/executor")
+	cmd := exec.CommandContext(ctx, "go", "build", "-race", "-buildvcs=false", "-tags", strings.Join(tags, ","), "-o", path, "./cmd/executor")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // the race detector needs it
 	if out, err := cmd.CombinedOutput(); err != nil {

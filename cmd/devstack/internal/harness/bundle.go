@@ -7,16 +7,20 @@ package harness
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver of its PostgreSQL
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/serviceerror"
@@ -25,6 +29,7 @@ import (
 	"go.temporal.io/sdk/client"
 	_ "modernc.org/sqlite" // the driver of the executor's result store
 
+	"github.com/nodpt/executor/cmd/devstack/internal/postgresd"
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 	"github.com/nodpt/executor/cmd/devstack/internal/redisd"
 )
@@ -62,6 +67,10 @@ type Options struct {
 	// options of its.
 	Durable   bool
 	RedisArgs []string
+	// Postgres keeps the rows in a PostgreSQL server instead of an SQLite file.
+	Postgres bool
+	// Environ overrides settings of every executor of the bundle.
+	Environ map[string]string
 }
 
 // Bundle is the world of one test: a Redis, an LLM stand-in and a result store of
@@ -75,7 +84,9 @@ type Bundle struct {
 	Redis       *redis.Client
 	RedisServer *redisd.Server
 	LLM         *Stub
-	executors   int
+	// Postgres is nil for SQLite.
+	Postgres  *postgresd.Server
+	executors int
 }
 
 // New builds a bundle that ends with the test.
@@ -89,6 +100,14 @@ func New(t *testing.T, suite Suite, opts Options) *Bundle {
 	b.Temporal, err = client.NewLazyClient(client.Options{HostPort: opts.Temporal, Namespace: opts.Namespace, Logger: Silent{}})
 	require.NoError(t, err)
 	t.Cleanup(b.Temporal.Close)
+
+	if opts.Postgres {
+		b.Postgres, err = postgresd.Start(t.Context(), postgresd.Config{
+			Port: b.Port(), Dir: filepath.Join(b.Dir, "postgres"), LogFile: filepath.Join(b.Dir, "postgres.log"),
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Postgres.Stop(context.WithoutCancel(t.Context()))) })
+	}
 
 	address := proc.Loopback(b.Port())
 	process := b.Spawn("mock-llm", nil, "mock-llm", "--addr", address)
@@ -124,6 +143,10 @@ func (b *Bundle) Env(extra map[string]string) []string {
 	if b.LLM != nil {
 		settings["LLM_ENDPOINT"] = b.LLM.url() + "/v1/chat/completions"
 	}
+	if b.Postgres != nil {
+		settings["DATABASE_URL"] = b.Postgres.URL(b.Postgres.Address())
+	}
+	maps.Copy(settings, b.Options.Environ)
 	maps.Copy(settings, extra)
 	return proc.Environ(func(string) bool { return false }, settings)
 }
@@ -188,6 +211,7 @@ func (b *Bundle) finish(p *proc.Process) {
 	select {
 	case <-p.Done(): // the test has ended it and looked at its exit code
 	default:
+		_ = p.Signal(syscall.SIGCONT) // a test that failed may have left it frozen
 		stopErr = p.Stop(context.WithoutCancel(t.Context()), stopPatience)
 	}
 	log := p.Log()
@@ -312,15 +336,33 @@ func (b *Bundle) Row(role, jobID string) map[string]any {
 // Rows returns the rows that meet a condition, with all their columns.
 func (b *Bundle) Rows(where string, args ...any) []map[string]any {
 	b.T.Helper()
-	dsn := (&url.URL{Scheme: "file", Path: b.Database(), RawQuery: "mode=ro&_pragma=busy_timeout(10000)"}).String()
-	db, err := sql.Open("sqlite", dsn)
+	rows, err := b.QueryRows(b.T.Context(), "SELECT * FROM executor_jobs WHERE "+where, args...)
 	require.NoError(b.T, err)
-	defer func() { require.NoError(b.T, db.Close()) }()
-	found, err := db.QueryContext(b.T.Context(), "SELECT * FROM executor_jobs WHERE "+where, args...) //nolint:gosec // G202: constants of these tests
-	require.NoError(b.T, err)
-	defer func() { require.NoError(b.T, found.Close()) }()
+	return rows
+}
+
+// QueryRows runs a query, with question marks for its arguments, on the result
+// store, beside the executors' own connections.
+func (b *Bundle) QueryRows(ctx context.Context, query string, args ...any) (_ []map[string]any, err error) {
+	db, err := b.openStore()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if b.Postgres != nil {
+		for i := range args {
+			query = strings.Replace(query, "?", "$"+strconv.Itoa(i+1), 1)
+		}
+	}
+	found, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, found.Close()) }()
 	names, err := found.Columns()
-	require.NoError(b.T, err)
+	if err != nil {
+		return nil, err
+	}
 	var out []map[string]any
 	for found.Next() {
 		values := make([]any, len(names))
@@ -328,15 +370,24 @@ func (b *Bundle) Rows(where string, args ...any) []map[string]any {
 		for i := range values {
 			targets[i] = &values[i]
 		}
-		require.NoError(b.T, found.Scan(targets...))
+		if err := found.Scan(targets...); err != nil {
+			return nil, err
+		}
 		row := map[string]any{}
 		for i, name := range names {
 			row[name] = values[i]
 		}
 		out = append(out, row)
 	}
-	require.NoError(b.T, found.Err())
-	return out
+	return out, found.Err()
+}
+
+func (b *Bundle) openStore() (*sql.DB, error) {
+	if b.Postgres != nil {
+		return sql.Open("pgx", b.Postgres.URL(b.Postgres.Address()))
+	}
+	dsn := (&url.URL{Scheme: "file", Path: b.Database(), RawQuery: "mode=ro&_pragma=busy_timeout(10000)"}).String()
+	return sql.Open("sqlite", dsn)
 }
 
 // Run waits until the latest run of a workflow has the wanted status.

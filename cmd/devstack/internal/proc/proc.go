@@ -28,6 +28,9 @@ type Spec struct {
 	Args    []string // without the executable's own name
 	Env     []string // complete environment, KEY=value
 	LogFile string   // receives stdout and stderr, appended
+	Dir     string   // working directory; empty: that of the parent
+	// Owner is the user the process runs as; nil: that of the parent.
+	Owner *syscall.Credential
 }
 
 // Process is a running child. Its methods may be called concurrently.
@@ -63,7 +66,9 @@ func Start(spec Spec) (*Process, error) {
 	cmd := exec.Command(path, spec.Args...) //nolint:gosec,noctx // G204: runs what the developer names; stopped by Stop
 	cmd.Env = spec.Env
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Dir = spec.Dir
 	cmd.SysProcAttr = attributes()
+	cmd.SysProcAttr.Credential = spec.Owner
 	p := &Process{name: spec.Name, log: spec.LogFile, from: info.Size(), cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {

@@ -145,18 +145,28 @@ func (s *Server) Stop() error {
 
 // waitServing returns when the frontend answers for all namespaces.
 func (s *Server) waitServing(ctx context.Context, namespaces []string) error {
-	c, err := client.NewLazyClient(client.Options{HostPort: s.address, Logger: quiet{}})
+	err := proc.Wait(ctx, func(ctx context.Context) error { return Serving(ctx, s.address, namespaces...) })
 	if err != nil {
 		return fmt.Errorf("temporal server: %w", err)
 	}
+	return nil
+}
+
+// Serving reports whether the server at an address answers for all namespaces;
+// none means DefaultNamespace.
+func Serving(ctx context.Context, address string, namespaces ...string) error {
+	if len(namespaces) == 0 {
+		namespaces = []string{DefaultNamespace}
+	}
+	c, err := client.NewLazyClient(client.Options{HostPort: address, Logger: quiet{}})
+	if err != nil {
+		return err
+	}
 	defer c.Close()
 	for _, namespace := range namespaces {
-		err = proc.Wait(ctx, func(ctx context.Context) error {
-			_, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
-			return err
-		})
+		_, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
 		if err != nil {
-			return fmt.Errorf("temporal server does not serve namespace %s: %w", namespace, err)
+			return fmt.Errorf("namespace %s is not served: %w", namespace, err)
 		}
 	}
 	return nil

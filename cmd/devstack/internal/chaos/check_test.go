@@ -1,0 +1,481 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/temporalproto"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+)
+
+const (
+	// restPatience is how long everything may take to come to rest.
+	restPatience = 4 * time.Minute
+	// readyWithin is the bound of I7.
+	readyWithin = 15 * time.Second
+)
+
+var guarantees = []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7"} //nolint:gochecknoglobals // constant
+
+// findings are the violations of each guarantee.
+type findings struct {
+	mu  sync.Mutex
+	all map[string][]string
+}
+
+func (f *findings) add(guarantee, format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.all == nil {
+		f.all = map[string][]string{}
+	}
+	f.all[guarantee] = append(f.all[guarantee], fmt.Sprintf(format, args...))
+}
+
+// verdict is what one look from the outside has found.
+type verdict struct {
+	findings
+	jobs, calls, maxCalls int
+	recovery              time.Duration
+}
+
+// rest waits until everything is at rest and then checks all guarantees, from
+// the outside only: streams and pending entries, rows, runs, what the LLM was
+// asked, what was logged.
+func (w *world) rest() *verdict {
+	w.T.Helper()
+	v := &verdict{}
+	if w.healed.IsZero() {
+		w.healed = time.Now() // the fault healed itself
+	}
+	w.readyAgain(v)
+	w.atRest(v)
+	v.recovery = time.Since(w.healed)
+	for _, finding := range w.watcher.stop() {
+		v.add("I4", "%s", finding)
+	}
+	w.checkRows(v)
+	w.checkUpdates(v)
+	w.checkRuns(v)
+	w.checkCalls(v)
+	w.checkSecrets(v)
+	return v
+}
+
+// readyAgain checks that every executor is alive and says it is ready, soon
+// after the fault was over.
+func (w *world) readyAgain(v *verdict) {
+	w.T.Helper()
+	for _, p := range w.running() {
+		ctx, cancel := context.WithTimeout(w.T.Context(), harness.Patience)
+		err := p.WaitReady(ctx, proc.HTTPReady(p.Health+"/readyz"))
+		cancel()
+		if err != nil {
+			v.add("I7", "%s is not ready: %v", p.Name(), err)
+			continue
+		}
+	}
+	if d := time.Since(w.healed); d > readyWithin {
+		v.add("I7", "ready %.1f s after the fault was over", d.Seconds())
+	}
+}
+
+// atRest waits until every entry is acknowledged and every job has its row, its
+// updates and no open run.
+func (w *world) atRest(v *verdict) {
+	w.T.Helper()
+	ctx, cancel := context.WithTimeout(w.T.Context(), restPatience)
+	defer cancel()
+	err := proc.Wait(ctx, func(ctx context.Context) error {
+		for _, role := range roles {
+			if err := w.drained(ctx, "jobs:"+role); err != nil {
+				return err
+			}
+		}
+		return w.done(ctx)
+	})
+	if err != nil {
+		v.add("I1", "not at rest: %v", err)
+	}
+}
+
+// drained reports whether a stream has nothing unread and nothing pending.
+func (w *world) drained(ctx context.Context, stream string) error {
+	info, err := w.Redis.XInfoStream(ctx, stream).Result()
+	if err != nil {
+		return err
+	}
+	groups, err := w.Redis.XInfoGroups(ctx, stream).Result()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if g.Name != harness.Group {
+			continue
+		}
+		if g.Pending != 0 {
+			return fmt.Errorf("%s: %d pending", stream, g.Pending)
+		}
+		// The lag is unknown once entries were deleted.
+		if info.LastEntry.ID != "" && less(g.LastDeliveredID, info.LastEntry.ID) {
+			return fmt.Errorf("%s: read up to %s of %s", stream, g.LastDeliveredID, info.LastEntry.ID)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s has no group", stream)
+}
+
+// done reports whether every job has its row and updates, and no run is open.
+func (w *world) done(ctx context.Context) error {
+	rows, err := w.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	updates, err := w.updateCounts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range w.list() {
+		if j.gone != "" {
+			continue
+		}
+		if rows[j.key()] != j.status {
+			return fmt.Errorf("row of %s: %q, want %q", j.key(), rows[j.key()], j.status)
+		}
+		if updates[j.key()] < j.updates {
+			return fmt.Errorf("%s has %d updates of %d", j.key(), updates[j.key()], j.updates)
+		}
+	}
+	open, err := w.Temporal.CountWorkflow(ctx, &workflowservice.CountWorkflowExecutionsRequest{Query: `ExecutionStatus = "Running"`})
+	if err != nil {
+		return err
+	}
+	if open.GetCount() != 0 {
+		return fmt.Errorf("%d runs are open", open.GetCount())
+	}
+	return nil
+}
+
+// statuses are the rows' statuses by role/jobId.
+func (w *world) statuses(ctx context.Context) (map[string]string, error) {
+	rows, err := w.QueryRows(ctx, "SELECT role, job_id, status FROM executor_jobs")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(rows))
+	for _, r := range rows {
+		out[fmt.Sprintf("%s/%s", r["role"], r["job_id"])] = fmt.Sprint(r["status"])
+	}
+	return out, nil
+}
+
+// updateCounts are the numbers of updates by role/jobId.
+func (w *world) updateCounts(ctx context.Context) (map[string]int, error) {
+	updates, err := w.updates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]int, len(updates))
+	for _, u := range updates {
+		out[u.job]++
+	}
+	return out, nil
+}
+
+type update struct{ id, job, kind string }
+
+func (w *world) updates(ctx context.Context) ([]update, error) {
+	all, err := w.Redis.XRange(ctx, harness.Updates, "-", "+").Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	out := make([]update, 0, len(all))
+	for _, m := range all {
+		out = append(out, update{
+			id: fmt.Sprint(m.Values["MessageId"]), kind: fmt.Sprint(m.Values["Type"]),
+			job: fmt.Sprintf("%s/%s", m.Values["Role"], m.Values["JobId"]),
+		})
+	}
+	return out, nil
+}
+
+// checkRows: one row for each job, none that nobody asked for (I1, I2).
+func (w *world) checkRows(v *verdict) {
+	rows, err := w.QueryRows(w.T.Context(), "SELECT role, job_id, status, count(*) AS n FROM executor_jobs GROUP BY role, job_id, status")
+	require.NoError(w.T, err)
+	seen := map[string]bool{}
+	for _, r := range rows {
+		key := fmt.Sprintf("%s/%s", r["role"], r["job_id"])
+		if fmt.Sprint(r["n"]) != "1" || seen[key] {
+			v.add("I2", "%s has more than one row", key)
+		}
+		seen[key] = true
+	}
+	v.jobs = len(w.list())
+	for _, j := range w.list() {
+		if !seen[j.key()] && j.gone == "" {
+			v.add("I1", "%s has no row", j.key())
+		}
+	}
+}
+
+// checkUpdates: each effect was told exactly once (I3).
+func (w *world) checkUpdates(v *verdict) {
+	updates, err := w.updates(w.T.Context())
+	require.NoError(w.T, err)
+	byID, byJob := map[string]int{}, map[string]int{}
+	for _, u := range updates {
+		byID[u.id]++
+		byJob[u.job]++
+	}
+	for id, n := range byID {
+		if n != 1 {
+			v.add("I3", "MessageId %s was published %d times", id, n)
+		}
+	}
+	for _, j := range w.list() {
+		switch {
+		case j.gone != "":
+		case byJob[j.key()] != j.updates:
+			v.add("I3", "%s has %d updates, not %d", j.key(), byJob[j.key()], j.updates)
+		case j.updates == 1 && j.runs == 1 && byID[harness.MessageID("entry:"+j.stream()+"/"+j.entries[0])] != 1:
+			v.add("I3", "the update of %s does not carry the MessageId of its entry", j.key())
+		}
+	}
+}
+
+// checkRuns: no job has more runs than it needs (I2: one job, one run).
+func (w *world) checkRuns(v *verdict) {
+	runs, err := w.runs(w.T.Context())
+	require.NoError(w.T, err)
+	byID := map[string]int{}
+	for _, r := range runs {
+		byID[r.GetExecution().GetWorkflowId()]++
+	}
+	for _, j := range w.list() {
+		if n := byID[j.workflowID()]; n > j.runs {
+			v.add("I2", "%s has %d runs", j.workflowID(), n)
+		}
+	}
+}
+
+func (w *world) runs(ctx context.Context) ([]*workflowpb.WorkflowExecutionInfo, error) {
+	var out []*workflowpb.WorkflowExecutionInfo
+	var page []byte
+	for {
+		found, err := w.Temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{PageSize: 1000, NextPageToken: page})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found.GetExecutions()...)
+		if page = found.GetNextPageToken(); len(page) == 0 {
+			return out, nil
+		}
+	}
+}
+
+// checkCalls: nobody pays twice without a fault (I5).
+func (w *world) checkCalls(v *verdict) {
+	stats := w.LLM.Stats()
+	v.calls = stats.Calls
+	for _, j := range w.list() {
+		n := stats.ByPrompt[j.asked()]
+		v.maxCalls = max(v.maxCalls, n)
+		if n > j.calls {
+			v.add("I5", "%s was asked %d times, not at most %d", j.key(), n, j.calls)
+		}
+	}
+}
+
+// checkSecrets: no content in logs, metrics and what Temporal shows of a run
+// without its payloads (I6). The harness reads the logs again when they are
+// complete.
+func (w *world) checkSecrets(v *verdict) {
+	logs, err := filepath.Glob(filepath.Join(w.Dir, "executor-*.log"))
+	require.NoError(w.T, err)
+	for _, name := range logs {
+		f, err := os.Open(name)
+		require.NoError(w.T, err)
+		lines := bufio.NewReader(f)
+		for {
+			line, err := lines.ReadString('\n')
+			if strings.Contains(line, harness.Canary) {
+				v.add("I6", "%s: %.300s", filepath.Base(name), line)
+			}
+			if err != nil {
+				break
+			}
+		}
+		require.NoError(w.T, f.Close())
+	}
+	for _, p := range w.running() {
+		if text := w.get(p.Health + "/metrics"); strings.Contains(text, harness.Canary) {
+			v.add("I6", "metrics of %s hold content", p.Name())
+		}
+	}
+	runs, err := w.runs(w.T.Context())
+	require.NoError(w.T, err)
+	for _, r := range runs {
+		text, err := temporalproto.CustomJSONMarshalOptions{}.Marshal(r)
+		require.NoError(w.T, err)
+		if strings.Contains(string(text), harness.Canary) {
+			v.add("I6", "visibility of %s holds content", r.GetExecution().GetWorkflowId())
+		}
+	}
+}
+
+func (w *world) get(url string) string {
+	w.T.Helper()
+	req, err := http.NewRequestWithContext(w.T.Context(), http.MethodGet, url, http.NoBody)
+	require.NoError(w.T, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(w.T, err)
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(w.T, err)
+	return string(text)
+}
+
+// watcher looks at the order of things all the time (I4). It reads what is
+// acknowledged, then the updates, then the rows: whatever the first look shows
+// implies something about the next, however much happens in between.
+type watcher struct {
+	w     *world
+	end   context.CancelFunc
+	done  chan struct{}
+	found findings
+}
+
+// watchEvery is the time between two looks; watchShare bounds what share of all
+// time they may take.
+const (
+	watchEvery = 250 * time.Millisecond
+	watchShare = 10
+)
+
+func watch(w *world) *watcher {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(w.T.Context()))
+	o := &watcher{w: w, end: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		pause := watchEvery
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+				began := time.Now()
+				o.look(ctx)
+				pause = max(watchEvery, watchShare*time.Since(began))
+			}
+		}
+	}()
+	w.T.Cleanup(func() { o.stop() })
+	return o
+}
+
+func (o *watcher) stop() []string {
+	o.end()
+	<-o.done
+	o.found.mu.Lock()
+	defer o.found.mu.Unlock()
+	return o.found.all["I4"]
+}
+
+// look is one look. Parts of the system that are away are looked at later.
+func (o *watcher) look(ctx context.Context) {
+	acked := map[string]bool{}
+	for _, role := range roles {
+		if !o.acked(ctx, "jobs:"+role, acked) {
+			return
+		}
+	}
+	updates, err := o.w.updates(ctx)
+	if err != nil {
+		return
+	}
+	told := map[string]bool{}
+	for _, u := range updates {
+		told[u.job] = true
+	}
+	rows, err := o.w.statuses(ctx)
+	if err != nil {
+		return
+	}
+	for _, j := range o.w.list() {
+		o.w.mu.Lock()
+		entries := j.entries
+		o.w.mu.Unlock()
+		if len(entries) > 0 && acked[j.role+"/"+entries[0]] && !told[j.key()] {
+			o.once("%s was acknowledged before its update", j.key())
+		}
+		if told[j.key()] && rows[j.key()] == "" {
+			o.once("%s was published before its row", j.key())
+		}
+	}
+}
+
+func (o *watcher) once(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	for _, known := range o.found.all["I4"] {
+		if known == text {
+			return
+		}
+	}
+	o.found.add("I4", "%s", text)
+}
+
+// acked collects the entries of a stream that were delivered and are not
+// pending, as role/id.
+func (o *watcher) acked(ctx context.Context, stream string, into map[string]bool) bool {
+	role := strings.TrimPrefix(stream, "jobs:")
+	// One transaction: an entry read between two looks must not seem acknowledged.
+	pipe := o.w.Redis.TxPipeline()
+	groups := pipe.XInfoGroups(ctx, stream)
+	entries := pipe.XRange(ctx, stream, "-", "+")
+	pending := pipe.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: stream, Group: harness.Group, Start: "-", End: "+", Count: 100_000})
+	if _, err := pipe.Exec(ctx); err != nil {
+		return false
+	}
+	var last string
+	for _, g := range groups.Val() {
+		if g.Name == harness.Group {
+			last = g.LastDeliveredID
+		}
+	}
+	open := map[string]bool{}
+	for _, p := range pending.Val() {
+		open[p.ID] = true
+	}
+	for _, e := range entries.Val() {
+		if !open[e.ID] && !less(last, e.ID) {
+			into[role+"/"+e.ID] = true
+		}
+	}
+	return true
+}
+
+// less compares two entry ids.
+func less(a, b string) bool {
+	var ams, aseq, bms, bseq uint64
+	_, _ = fmt.Sscanf(a, "%d-%d", &ams, &aseq)
+	_, _ = fmt.Sscanf(b, "%d-%d", &bms, &bseq)
+	return ams < bms || ams == bms && aseq < bseq
+}

@@ -1,0 +1,94 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"sync/atomic"
+	"testing"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/Shopify/toxiproxy/v2/toxics"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+)
+
+// edge is the network between two parts of the system: a proxy that can be cut,
+// slowed down and made to lose things.
+type edge struct {
+	t     *testing.T
+	proxy *toxiproxy.Proxy
+}
+
+func newEdge(t *testing.T, name string, port int, upstream string) *edge {
+	t.Helper()
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	e := &edge{t: t, proxy: toxiproxy.NewProxy(server, name, proc.Loopback(port), upstream)}
+	require.NoError(t, e.proxy.Start())
+	t.Cleanup(e.proxy.Stop)
+	return e
+}
+
+// address is where the program under test finds the other side.
+func (e *edge) address() string { return e.proxy.Listen }
+
+// cut breaks all connections and refuses new ones, until join.
+func (e *edge) cut() { e.proxy.Stop() }
+
+func (e *edge) join() {
+	e.t.Helper()
+	require.NoError(e.t, e.proxy.Start())
+}
+
+// toxic adds a toxic by its type and attributes, as toxiproxy documents them, to
+// what flows towards the client (down) or the server (up).
+func (e *edge) toxic(kind, direction string, attributes map[string]any) {
+	e.t.Helper()
+	text, err := json.Marshal(map[string]any{
+		"name": kind + "-" + direction, "type": kind, "stream": direction + "stream", "toxicity": 1.0, "attributes": attributes,
+	})
+	require.NoError(e.t, err)
+	_, err = e.proxy.Toxics.AddToxicJson(bytes.NewReader(text))
+	require.NoError(e.t, err)
+}
+
+// heal removes all toxics.
+func (e *edge) heal() { e.proxy.Toxics.ResetToxics(context.Background()) }
+
+// cutter is a toxic that closes the connection instead of passing on a piece of
+// data that contains a text.
+type cutter struct {
+	Text  string `json:"text"`
+	Times int64  `json:"times"` // how often; later pieces pass
+	used  atomic.Int64
+}
+
+// cutAt is the type of cutter.
+const cutAt = "cut_at"
+
+func registerToxics() { toxics.Register(cutAt, new(cutter)) }
+
+// Pipe implements toxics.Toxic.
+func (c *cutter) Pipe(stub *toxics.ToxicStub) {
+	for {
+		select {
+		case <-stub.Interrupt:
+			return
+		case chunk := <-stub.Input:
+			switch {
+			case chunk == nil:
+				stub.Close()
+				return
+			case stub.Closed(): // cut: nothing more gets through
+			case bytes.Contains(chunk.Data, []byte(c.Text)) && c.used.Add(1) <= c.Times:
+				stub.Close()
+			default:
+				stub.Output <- chunk
+			}
+		}
+	}
+}

@@ -1,0 +1,73 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fault is one row of the catalogue of faults.
+type fault struct {
+	id    string // F11
+	name  string // what is done to the system, and when
+	setup setup
+	// run starts the processes it wants, submits jobs and does harm to them. It
+	// ends when the fault is over (heal); rest and the checks come after it.
+	run func(w *world)
+	// cannot says why the row is not run here, and what is known instead.
+	cannot string
+	// note goes into the table: what was seen beside the guarantees.
+	note string
+}
+
+// TestFaults runs every row. They share nothing but the machine.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	all := slices.Concat(processFaults())
+	seen := map[string]bool{}
+	for _, f := range all {
+		require.False(t, seen[f.id], "%s is there twice", f.id)
+		seen[f.id] = true
+		if f.cannot != "" {
+			shared.report.add(result{id: f.id, name: f.name, cannot: f.cannot})
+			continue
+		}
+		t.Run(f.id, func(t *testing.T) {
+			t.Parallel()
+			f.play(t)
+		})
+	}
+}
+
+func (f fault) play(t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	res := result{id: f.id, name: f.name, note: f.note}
+	defer func() {
+		res.failed = t.Failed()
+		res.duration = time.Since(began)
+		shared.report.add(res)
+	}()
+	w := newWorld(t, f.setup)
+	f.run(w)
+	v := w.rest()
+	res.jobs, res.calls, res.maxCalls, res.recovery = v.jobs, v.calls, v.maxCalls, v.recovery
+	res.excepted = w.excepted
+	for _, g := range guarantees {
+		found := v.all[g]
+		if len(found) == 0 {
+			continue
+		}
+		if why, ok := w.excepted[g]; ok {
+			t.Logf("%s does not hold, as expected (%s):\n%s", g, why, strings.Join(found, "\n"))
+			continue
+		}
+		res.broken = append(res.broken, g)
+		t.Errorf("%s is broken:\n%s", g, strings.Join(found[:min(len(found), 20)], "\n"))
+	}
+}

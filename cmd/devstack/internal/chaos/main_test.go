@@ -1,0 +1,78 @@
+//go:build chaos
+
+// Package chaos is the fault suite: it kills, cuts, freezes and corrupts what
+// the executor depends on, and the executor itself, and then looks from the
+// outside whether every guarantee of docs/DESIGN.md section 3 held. It exists
+// apart from the end-to-end tests because it needs a binary with failure points,
+// a Temporal server it may kill, and more time.
+package chaos
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+)
+
+// Settings of a run, from the environment.
+const (
+	// shortVariable, if not empty, cuts outages of minutes to seconds.
+	shortVariable = "CHAOS_SHORT"
+	// plainVariable names an executor without race detector and failure points,
+	// for the rows that measure memory.
+	plainVariable = "CHAOS_PLAIN_BINARY"
+	// docVariable names the document whose table of results is brought up to date.
+	docVariable = "CHAOS_DOC"
+)
+
+// suite is what all cases share.
+type suite struct {
+	harness.Suite
+	plain  string
+	short  bool
+	report *report
+}
+
+// shared is set by TestMain before any test runs, and not changed afterwards.
+var shared *suite //nolint:gochecknoglobals // the only way from TestMain to a test
+
+func TestMain(m *testing.M) {
+	if code, played := harness.PlayTemporal(); played {
+		os.Exit(code)
+	}
+	os.Exit(runSuite(m))
+}
+
+func runSuite(m *testing.M) int {
+	flag.Parse()
+	registerToxics()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "executor-chaos-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		shared = &suite{
+			Suite: harness.Suite{Ports: new(proc.Ports)},
+			short: os.Getenv(shortVariable) != "", plain: os.Getenv(plainVariable), report: new(report),
+		}
+		shared.Binary, err = harness.ExecutorBinary(ctx, dir, "failpoints")
+	}
+	if err == nil && shared.plain == "" {
+		err = fmt.Errorf("%s is not set: run this through `make chaos`", plainVariable)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := shared.report.finish(os.Stdout, os.Getenv(docVariable)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	return code
+}

@@ -1,0 +1,333 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/temporald"
+)
+
+// setup is what a case wants to be different.
+type setup struct {
+	volatile  bool     // Redis keeps nothing on disk
+	redisArgs []string // more options of redis-server
+	forgetful bool     // Temporal keeps its state in memory only
+	postgres  bool     // rows live in PostgreSQL, behind an edge
+	env       map[string]string
+}
+
+// world is a whole system for one case: every part a process of its own, and
+// every connection between two of them an edge that can be cut.
+type world struct {
+	*harness.Bundle
+	server *harness.Temporal
+
+	bridgeRedis, workerRedis, toTemporal, toLLM *edge
+	toDatabase                                  *edge // nil for SQLite
+
+	processes []*process
+	healed    time.Time
+
+	mu       sync.Mutex // the soak adds jobs while it watches
+	jobs     []*jobRecord
+	excepted map[string]string // guarantees that this fault excepts, and why
+
+	watcher *watcher
+}
+
+var roles = []string{"manager", "inspector", "agent", "chat"} //nolint:gochecknoglobals // constant
+
+func newWorld(t *testing.T, s setup) *world {
+	t.Helper()
+	dir := t.TempDir()
+	port, err := shared.Ports.Free(t.Context())
+	require.NoError(t, err)
+	cfg := temporald.Config{Port: port, LogFile: filepath.Join(dir, "temporal-server.log")}
+	if !s.forgetful {
+		cfg.Database = filepath.Join(dir, "temporal.db")
+	}
+	w := &world{
+		server:   harness.StartTemporal(t, cfg, filepath.Join(dir, "temporal.log")),
+		excepted: map[string]string{},
+	}
+	w.Bundle = harness.New(t, shared.Suite, harness.Options{
+		Temporal: w.server.Address(), Namespace: temporald.DefaultNamespace,
+		Durable: !s.volatile, RedisArgs: s.redisArgs, Postgres: s.postgres,
+	})
+	w.bridgeRedis = newEdge(t, "bridge-redis", w.Port(), w.RedisServer.Address())
+	w.workerRedis = newEdge(t, "worker-redis", w.Port(), w.RedisServer.Address())
+	w.toTemporal = newEdge(t, "temporal", w.Port(), w.server.Address())
+	w.toLLM = newEdge(t, "llm", w.Port(), w.LLM.Address)
+	env := map[string]string{
+		"TEMPORAL_ADDRESS": w.toTemporal.address(),
+		"LLM_ENDPOINT":     "http://" + w.toLLM.address() + "/v1/chat/completions",
+		"DRAIN_TIMEOUT":    "5s",
+	}
+	if s.postgres {
+		w.toDatabase = newEdge(t, "database", w.Port(), w.Postgres.Address())
+		env["DATABASE_URL"] = w.Postgres.URL(w.toDatabase.address())
+	}
+	maps.Copy(env, s.env)
+	w.Options.Environ = env
+	w.watcher = watch(w)
+	return w
+}
+
+// failing arms failure points of a process that is started with it.
+func failing(points string) map[string]string { return map[string]string{"EXEC_FAIL": points} }
+
+// process is an executor of the world.
+type process struct {
+	harness.Executor
+	w    *world
+	args []string
+	env  map[string]string
+	gone bool // the case ended it, and it is not to be missed
+}
+
+// launch runs an executor without waiting for it. The edge says which way it
+// reaches Redis.
+func (w *world) launch(redisEdge *edge, env map[string]string, args ...string) *process {
+	w.T.Helper()
+	settings := map[string]string{"REDIS_CONNECTION": w.RedisConnection(redisEdge.address())}
+	maps.Copy(settings, env)
+	p := &process{Executor: w.Launch(settings, args...), w: w, args: args, env: settings}
+	w.processes = append(w.processes, p)
+	return p
+}
+
+func (w *world) bridge(env map[string]string) *process {
+	w.T.Helper()
+	p := w.launch(w.bridgeRedis, env, "bridge")
+	w.Ready(p.Executor)
+	return p
+}
+
+// worker serves the queues, for example "workflows" or "agent,chat".
+func (w *world) worker(queues string, env map[string]string) *process {
+	w.T.Helper()
+	p := w.launch(w.workerRedis, env, "worker", "--queues", queues)
+	w.Ready(p.Executor)
+	return p
+}
+
+const roleQueues = "manager,inspector,agent,chat"
+
+// system is the usual set of processes. A case may start others.
+type system struct {
+	bridge    *process
+	workflows *process // workflow tasks and final activities
+	roles     *process // the LLM calls of all roles
+}
+
+func (w *world) system() system {
+	w.T.Helper()
+	s := system{
+		bridge:    w.launch(w.bridgeRedis, nil, "bridge"),
+		workflows: w.launch(w.workerRedis, nil, "worker", "--queues", "workflows"),
+		roles:     w.launch(w.workerRedis, nil, "worker", "--queues", roleQueues),
+	}
+	w.Ready(s.bridge.Executor, s.workflows.Executor, s.roles.Executor)
+	return s
+}
+
+// again starts the same executor anew, without its failure points.
+func (p *process) again() *process {
+	p.w.T.Helper()
+	env := maps.Clone(p.env)
+	delete(env, "EXEC_FAIL")
+	p.gone = true
+	n := &process{Executor: p.w.Launch(env, p.args...), w: p.w, args: p.args, env: env}
+	p.w.processes = append(p.w.processes, n)
+	p.w.Ready(n.Executor)
+	return n
+}
+
+// kill is kill -9.
+func (p *process) kill() {
+	p.gone = true
+	p.Process.Kill()
+}
+
+// died waits until the process was killed by its failure point.
+func (p *process) died() {
+	p.w.T.Helper()
+	p.gone = true
+	ctx, cancel := context.WithTimeout(p.w.T.Context(), harness.Patience)
+	defer cancel()
+	code, err := p.ExitCode(ctx)
+	require.NoError(p.w.T, err, "the failure point %s was never reached", p.env["EXEC_FAIL"])
+	require.Equal(p.w.T, -1, code, "%s ended by itself:\n%s", p.Name(), p.LogTail(30))
+}
+
+// heal notes that the fault is over.
+func (w *world) heal() { w.healed = time.Now() }
+
+// jobRecord is a job that was submitted, and what is to become of it.
+type jobRecord struct {
+	role, id, prompt string
+	entries          []string // its entries in the stream, first to last
+
+	status  string // that its row ends with: completed
+	calls   int    // the LLM may be called at most so often: 1, and one for each fault that hit the call
+	updates int    // entries of signalr:updates with its jobId: 1
+	runs    int    // runs of its workflow id, at most: 1
+	// gone says why nobody can expect the job to be done: the fault took its only
+	// copy before anything of ours had seen it.
+	gone string
+}
+
+func (j *jobRecord) stream() string     { return "jobs:" + j.role }
+func (j *jobRecord) workflowID() string { return "job:" + j.role + ":" + j.id }
+
+// submit adds a job of the role to its stream. The task begins with the
+// directive, for example "!hang", and is a canary.
+func (w *world) submit(role, directive string) *jobRecord {
+	w.T.Helper()
+	j := w.draft(role, directive)
+	require.NoError(w.T, w.add(w.T.Context(), j))
+	return j
+}
+
+// draft makes up a job without submitting it.
+func (w *world) draft(role, directive string) *jobRecord {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j := &jobRecord{role: role, id: fmt.Sprintf("j%05d", len(w.jobs)), status: "completed", calls: 1, updates: 1, runs: 1}
+	j.prompt = directive
+	if directive != "" {
+		j.prompt += " "
+	}
+	j.prompt += harness.Canary + "-" + role + "-" + j.id
+	w.jobs = append(w.jobs, j)
+	return j
+}
+
+// add submits an entry for a job, its first or another one.
+func (w *world) add(ctx context.Context, j *jobRecord) error {
+	id, err := w.Redis.XAdd(ctx, &redis.XAddArgs{Stream: j.stream(), Values: j.fields()}).Result()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j.entries = append(j.entries, id)
+	return nil
+}
+
+func (j *jobRecord) fields() []string {
+	text := "task"
+	if j.role == "chat" {
+		text = "message"
+	}
+	return []string{
+		"jobId", j.id, "workflowId", "w1", "userId", "u1", "projectId", "p1", "connectionId", "c1",
+		text, j.prompt, "payload", `{"secret":"` + harness.Canary + `"}`,
+	}
+}
+
+// asked is the prompt as the LLM sees it.
+func (j *jobRecord) asked() string {
+	if j.role != "inspector" {
+		return j.prompt
+	}
+	text, err := json.Marshal(struct {
+		Code string `json:"code"`
+		Task string `json:"task"`
+	}{`{"secret":"` + harness.Canary + `"}`, j.prompt})
+	if err != nil {
+		panic(err) // two strings
+	}
+	return string(text)
+}
+
+// load submits n ordinary jobs, one role after the other.
+func (w *world) load(n int) []*jobRecord {
+	w.T.Helper()
+	jobs := make([]*jobRecord, 0, n)
+	for i := range n {
+		jobs = append(jobs, w.submit(roles[i%len(roles)], ""))
+	}
+	return jobs
+}
+
+// await waits until jobs have had their updates.
+func (w *world) await(jobs ...*jobRecord) {
+	w.T.Helper()
+	w.WaitFor(restPatience, "updates of jobs", func(ctx context.Context) error {
+		count, err := w.updateCounts(ctx)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if n := count[j.key()]; n < j.updates {
+				return fmt.Errorf("%s has %d updates of %d", j.workflowID(), n, j.updates)
+			}
+		}
+		return nil
+	})
+}
+
+// calling waits until so many LLM calls are running.
+func (w *world) calling(n int) {
+	w.T.Helper()
+	w.LLM.Await(fmt.Sprintf("%d calls run", n), func(s harness.Stats) bool { return s.Running == n })
+}
+
+func (j *jobRecord) key() string { return j.role + "/" + j.id }
+
+// hit notes that a fault struck the LLM calls of jobs, each of which may cost
+// one more.
+func hit(jobs ...*jobRecord) {
+	for _, j := range jobs {
+		j.calls++
+	}
+}
+
+// except notes that this fault excepts a guarantee, for example "I3", and why
+// that lies in its nature.
+func (w *world) except(guarantee, why string) { w.excepted[guarantee] = why }
+
+// outage is how long something stays away: less when time is short.
+func outage(full, short time.Duration) time.Duration {
+	if shared.short {
+		return short
+	}
+	return full
+}
+
+// pass lets time pass, which is what an outage does.
+func (w *world) pass(d time.Duration) {
+	w.T.Helper()
+	select {
+	case <-time.After(d):
+	case <-w.T.Context().Done():
+		w.T.FailNow()
+	}
+}
+
+// list is a copy of the jobs so far.
+func (w *world) list() []*jobRecord {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.jobs)
+}
+
+// running are the executors that ought to be alive.
+func (w *world) running() []*process {
+	return slices.DeleteFunc(slices.Clone(w.processes), func(p *process) bool { return p.gone })
+}
+
