@@ -80,8 +80,12 @@ func mysqlConfig(raw string) (*mysql.Config, error) {
 	cfg.ClientFoundRows = true
 	cfg.Logger = &mysql.NopLogger{} // it would write to stderr what it also returns
 	cfg.Params = map[string]string{"sql_mode": "'STRICT_ALL_TABLES'"}
-	if secure != nil {
+	switch {
+	case secure != nil:
 		cfg.TLS = secure
+	case cfg.TLS != nil && !cfg.TLS.InsecureSkipVerify:
+		// ParseDSN was not given the address, and expects the name of its default one.
+		cfg.TLS.ServerName = u.Hostname()
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = dialTimeout

@@ -103,6 +103,10 @@ func TestMySQLConfig(t *testing.T) {
 		require.Equal(t, "h:3307", cfg.Addr)
 	}
 
+	cfg, err = mysqlConfig("mysql://db.example/jobs?tls=true")
+	require.NoError(t, err)
+	require.Equal(t, "db.example", cfg.TLS.ServerName, "the name the certificate must have")
+
 	authority := newAuthority(t)
 	cfg, err = mysqlConfig("mysql://h/db?ssl-ca=" + authority.file)
 	require.NoError(t, err)
