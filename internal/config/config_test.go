@@ -310,7 +310,7 @@ func TestWarnings(t *testing.T) {
 		{"quiet", limited(environ{}), nil},
 		{"all unlimited", environ{}, []string{"MAX_MANAGER, MAX_INSPECTOR, MAX_AGENT, MAX_CHAT = 0 means unlimited: up to 1000"}},
 		{"one unlimited", environ{"MAX_MANAGER": "1", "MAX_INSPECTOR": "1", "MAX_CHAT": "1"}, []string{"MAX_AGENT = 0 means unlimited"}},
-		{"redis without TLS", limited(environ{"REDIS_CONNECTION": "redis:6379"}), []string{"REDIS_CONNECTION is not encrypted"}},
+		{"redis without TLS", limited(environ{"REDIS_CONNECTION": "redis:6379"}), []string{"REDIS_CONNECTION is reached without TLS"}},
 		{"redis settings", limited(environ{"REDIS_CONNECTION": "localhost:6379,what=ever"}), []string{"REDIS_CONNECTION: unknown settings"}},
 		{"CA without TLS", limited(environ{"REDIS_CA_FILE": filepath.Join(writeCertificate(t), "cert.pem")}), []string{"REDIS_CA_FILE has no effect"}},
 		{"key in clear text", limited(environ{"LLM_ENDPOINT": "http://10.0.0.5/v1/chat/completions", "LLM_API_KEY": "k"}), []string{"API key cross the network in clear text"}},

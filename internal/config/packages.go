@@ -32,6 +32,8 @@ func (c Config) LLM() llm.Config {
 		Endpoint: c.LLMEndpoint,
 		APIKey:   cmp.Or(c.LLMAPIKey, c.OpenAIAPIKey),
 		Timeout:  c.LLMTimeout,
+
+		AllowClearText: c.AllowInsecure,
 	}
 }
 
@@ -106,5 +108,5 @@ func (c Config) Metrics() telemetry.MetricsConfig {
 }
 
 // StopTimeout is how long the whole process may take to stop: DRAIN_TIMEOUT and
-// ten seconds. It is fx's stop timeout, and shorter than STOP_GRACE.
+// twenty seconds. It is fx's stop timeout, and shorter than STOP_GRACE.
 func (c Config) StopTimeout() time.Duration { return c.DrainTimeout + stopMargin }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -14,9 +13,8 @@ import (
 	"strings"
 	"unicode"
 
-	"golang.org/x/net/publicsuffix"
-
 	"github.com/nodpt/executor/internal/llm"
+	"github.com/nodpt/executor/internal/reach"
 	"github.com/nodpt/executor/internal/store"
 	"github.com/nodpt/executor/internal/stream"
 )
@@ -64,8 +62,21 @@ func (l *loader) checkRedis(c *Config) {
 			c.warn("REDIS_CA_FILE has no effect: " + variable + " does not use TLS (rediss:// or ssl=true)")
 		}
 	}
-	if host, _, err := net.SplitHostPort(conn.Addr); err == nil && !conn.TLS && reachOf(host) != reachHost {
-		c.warn(variable + " is not encrypted: jobs, answers and the password cross the network in clear text; use rediss:// or ssl=true")
+	if host, _, err := net.SplitHostPort(conn.Addr); err == nil && !conn.TLS {
+		l.clearText(c, variable, host, "is reached without TLS, so jobs, answers and the password", "use rediss:// or ssl=true")
+	}
+}
+
+// clearText judges a server that is reached without TLS: a warning on a private
+// network, a mistake on the internet unless ALLOW_INSECURE allows it.
+func (l *loader) clearText(c *Config, variable, host, what, remedy string) {
+	what += " cross the network in clear text: " + remedy
+	switch where := reach.Of(host); {
+	case where == reach.Host:
+	case where == reach.Private || c.AllowInsecure:
+		c.warn(variable + " " + what)
+	default:
+		l.mistake(variable, "%s, or set ALLOW_INSECURE=1 if the network in between is safe", what)
 	}
 }
 
@@ -106,7 +117,7 @@ func (l *loader) checkDatabase(c *Config) {
 		if given {
 			c.warn("DATABASE_URL is used; the DB_ variables are ignored")
 		}
-		l.databaseURL("DATABASE_URL", c.DatabaseURL)
+		l.databaseURL(c, "DATABASE_URL", c.DatabaseURL)
 		return
 	}
 	if !given {
@@ -121,7 +132,7 @@ func (l *loader) checkDatabase(c *Config) {
 	}
 	if complete {
 		c.DatabaseURL = mysqlURL(*c)
-		l.databaseURL("DB_HOST", c.DatabaseURL)
+		l.databaseURL(c, "DB_HOST", c.DatabaseURL)
 	}
 }
 
@@ -140,10 +151,26 @@ func mysqlURL(c Config) string {
 	return u.String()
 }
 
-func (l *loader) databaseURL(variable, value string) {
-	var wrong *store.Error
-	if err := store.Validate(store.Config{URL: value}); errors.As(err, &wrong) {
+func (l *loader) databaseURL(c *Config, variable, value string) {
+	links, err := store.Links(store.Config{URL: value})
+	if wrong, ok := errors.AsType[*store.Error](err); ok {
 		l.mistake(variable, "%s", wrong.Reason)
+		return
+	}
+	remedy := "put sslmode=verify-full (Postgres) or tls=true (MySQL) into "
+	if variable == "DATABASE_URL" {
+		remedy += "it"
+	} else {
+		remedy += "DATABASE_URL instead"
+	}
+	for _, link := range links {
+		switch {
+		case l.wrong(variable):
+		case !link.Encrypted:
+			l.clearText(c, variable, link.Host, "may be reached without TLS, so jobs, answers and the password could", remedy)
+		case !link.Verified && reach.Of(link.Host) != reach.Host:
+			c.warn(variable + " does not check the server's certificate, so whoever is in between can read jobs and answers: " + remedy)
+		}
 	}
 }
 
@@ -156,43 +183,6 @@ func hostPort(s string, listen bool) bool {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && (n > 0 || listen)
-}
-
-// reach is how far something sent to a host travels, as far as its name tells.
-// Names are not resolved: loading settings does no I/O on the network.
-type reach int
-
-const (
-	reachHost    reach = iota // stays on this machine
-	reachPrivate              // a private address, or a name that is not one of the internet's
-	reachPublic
-)
-
-func reachOf(host string) reach {
-	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return reachOfAddr(addr.Unmap())
-	}
-	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return reachHost
-	}
-	// A single label (temporal, as in compose) or a suffix that nobody can
-	// register (temporal.default.svc, db.internal) cannot be on the internet.
-	if suffix, icann := publicsuffix.PublicSuffix(host); !icann && !strings.Contains(suffix, ".") || !strings.Contains(host, ".") {
-		return reachPrivate
-	}
-	return reachPublic
-}
-
-func reachOfAddr(addr netip.Addr) reach {
-	carrierGrade := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10) // RFC 6598, overlay networks
-	switch {
-	case addr.IsLoopback(), addr.IsUnspecified():
-		return reachHost
-	case addr.IsPrivate(), addr.IsLinkLocalUnicast(), carrierGrade.Contains(addr):
-		return reachPrivate
-	}
-	return reachPublic
 }
 
 // uniqueName names this process as a consumer: readable, and never that of

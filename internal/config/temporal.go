@@ -46,14 +46,7 @@ func (l *loader) checkTemporal(c *Config) {
 		}
 		return
 	}
-	const inClear = "is reached without TLS, so jobs, answers and keys cross the network in clear text: set TEMPORAL_TLS=true"
-	switch where := reachOf(temporalHost(opts.HostPort)); {
-	case where == reachHost:
-	case where == reachPrivate || c.AllowInsecure:
-		c.warn("TEMPORAL_ADDRESS " + inClear)
-	default:
-		l.mistake("TEMPORAL_ADDRESS", "%s, or ALLOW_INSECURE=1 if the network in between is safe", inClear)
-	}
+	l.clearText(c, "TEMPORAL_ADDRESS", temporalHost(opts.HostPort), "is reached without TLS, so jobs, answers and keys", "set TEMPORAL_TLS=true")
 }
 
 func (l *loader) temporalOptions(c *Config) client.Options {

@@ -103,11 +103,11 @@ func Variables() []Variable {
 	add("TEMPORAL_CONFIG_FILE", "Temporal's own client configuration (TOML); variables win over it")
 	add("TEMPORAL_PROFILE", "profile of that file")
 	add("TEMPORAL_UI_URL", "Temporal's Web UI, for links")
-	add("ALLOW_INSECURE", "`1` allows a public Temporal address without TLS")
+	add("ALLOW_INSECURE", "`1` allows public addresses of Temporal, Redis, the database and the LLM without TLS, with a warning")
 
 	group = "Process"
 	add("HTTP_ADDR", "address of `/metrics`, `/healthz` and `/readyz`; if it is busy, a warning, or an error if it was set")
-	add("DRAIN_TIMEOUT", "how long running calls may finish after SIGTERM; the process stops within 10s more")
+	add("DRAIN_TIMEOUT", "how long running calls may finish after SIGTERM; the process stops within 20s more")
 	add("STOP_GRACE", "the container's grace period, if any; checked to be longer than that")
 	add("LOG_LEVEL", "`debug`, `info`, `warn` or `error`")
 	add("LOG_FORMAT", "`json` or `text`")
@@ -205,7 +205,7 @@ func redact(v Variable, value string) string {
 	case "DATABASE_URL":
 		return store.Redact(value)
 	case "LLM_ENDPOINT":
-		if client, err := llm.New(llm.Config{Endpoint: value}); err == nil {
+		if client, err := llm.New(llm.Config{Endpoint: value, AllowClearText: true}); err == nil {
 			defer client.Close()
 			return client.Endpoint()
 		}

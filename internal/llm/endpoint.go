@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/nodpt/executor/internal/reach"
 )
 
 // ConfigError says which setting is wrong and why. It never quotes the value,
@@ -49,9 +51,7 @@ func resolveEndpoint(cfg Config) (*url.URL, []string, error) {
 			return refuse("has an impossible port: use 1 to 65535")
 		}
 	}
-	literal, err := netip.ParseAddr(u.Hostname())
-	isLiteral := err == nil
-	if isLiteral && !cfg.AllowLinkLocal && linkLocal(literal) {
+	if literal, err := netip.ParseAddr(u.Hostname()); err == nil && !cfg.AllowLinkLocal && linkLocal(literal) {
 		return refuse("points at a link-local or cloud metadata address, where credentials live: use the address of the LLM server")
 	}
 
@@ -68,53 +68,21 @@ func resolveEndpoint(cfg Config) (*url.URL, []string, error) {
 		if cfg.APIKey != "" {
 			travels += " and the API key"
 		}
-		switch clearTextReach(u.Hostname(), literal, isLiteral) {
-		case reachPublic:
-			return refuse("would send " + travels + " in clear text to a public address: use https")
-		case reachNetwork:
+		switch where := reach.Of(u.Hostname()); {
+		case where == reach.Host:
+		case where == reach.Private || cfg.AllowClearText:
 			warnings = append(warnings, "LLM_ENDPOINT is plain http: "+travels+" cross the network in clear text to "+u.Hostname())
-		case reachHost:
+		default:
+			return refuse("would send " + travels + " over the internet in clear text: use https, or set ALLOW_INSECURE=1 if the network in between is safe")
 		}
 	}
 	return u, warnings, nil
 }
 
-// reach is how far a clear text request travels, as far as its URL tells.
-type reach int
-
-const (
-	reachHost    reach = iota // stays on this machine
-	reachNetwork              // a private address, or a name that may be anything
-	reachPublic               // an address on the internet
-)
-
-func clearTextReach(host string, literal netip.Addr, isLiteral bool) reach {
-	if !isLiteral {
-		name := strings.ToLower(strings.TrimSuffix(host, "."))
-		if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-			return reachHost
-		}
-		return reachNetwork
-	}
-	switch a := plainAddr(literal); {
-	case a.IsLoopback(), a.IsUnspecified():
-		return reachHost
-	case a.IsPrivate(), linkLocal(a), carrierGrade(a):
-		return reachNetwork
-	default:
-		return reachPublic
-	}
-}
-
-// carrierGrade covers 100.64.0.0/10 of RFC 6598, which overlay networks use.
-func carrierGrade(a netip.Addr) bool {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10).Contains(a)
-}
-
 // linkLocal reports whether an address is link-local or one at which a cloud
 // serves the credentials of its machines.
 func linkLocal(a netip.Addr) bool {
-	a = plainAddr(a)
+	a = reach.Plain(a)
 	if a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() {
 		return true
 	}
@@ -134,16 +102,6 @@ func linkLocal(a netip.Addr) bool {
 		scaleway := b == [16]byte{0: 0xfd, 3: 0x42, 15: 0x42}
 		return amazon || google || scaleway
 	}
-}
-
-// plainAddr unwraps the forms in which an IPv6 address stands for an IPv4 one
-// (mapped, and NAT64 of RFC 6052) and drops the zone.
-func plainAddr(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if b := a.As16(); a.Is6() && [12]byte(b[:12]) == [12]byte{0x00, 0x64, 0xff, 0x9b} {
-		return netip.AddrFrom4([4]byte(b[12:]))
-	}
-	return a
 }
 
 func redact(u *url.URL) string {

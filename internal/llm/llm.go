@@ -42,8 +42,8 @@ type Config struct {
 	// Endpoint is the full URL of an OpenAI-compatible chat endpoint
 	// (LLM_ENDPOINT). It is used verbatim, query included, except that a path
 	// ending in Ollama's own /api/chat becomes /v1/chat/completions, with a
-	// warning. Plain http to a public address is refused, to others it is
-	// warned about.
+	// warning. Plain http to a public name or address is refused, to others that
+	// are not this machine it is warned about.
 	Endpoint string
 	// APIKey is sent as a bearer token (LLM_API_KEY); empty sends none.
 	APIKey string
@@ -58,6 +58,9 @@ type Config struct {
 	// refused otherwise, because whoever can point the executor at one can read
 	// the machine's credentials.
 	AllowLinkLocal bool
+	// AllowClearText permits plain http to public names and addresses, with a
+	// warning (ALLOW_INSECURE).
+	AllowClearText bool
 }
 
 // String describes the configuration without the API key.
