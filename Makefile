@@ -82,7 +82,7 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ .
 
 ##@ Test it
-.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race executor-chaos
+.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race executor-chaos chaos chaos-short
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
@@ -102,6 +102,14 @@ test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and Maria
 test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ollama server with a tiny model
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
+
+chaos: $(GOTESTSUM) executor-chaos build ## the fault suite; CASE=F11 runs one row, SEED=1,2 other random schedules
+	@scripts/need redis-server postgres
+	scripts/chaos
+
+chaos-short: $(GOTESTSUM) executor-chaos build ## the fault suite with short outages, 10 minutes at most
+	@scripts/need redis-server postgres
+	SHORT=1 scripts/chaos
 
 histories: executor-race ## record the histories that the replay test runs against
 	@scripts/need cc redis-server
@@ -126,7 +134,7 @@ lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden s
 	$(GOLANGCI) run --build-tags failpoints $(FAILPOINT_TESTS)
 	$(GO) vet -tags failpoints ./...
 	$(WORKFLOWCHECK) ./workflows/...
-	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record ./...
+	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record,chaos ./...
 
 fmt: $(GOLANGCI) ## format the code of both modules
 	$(GOLANGCI) fmt

@@ -28,7 +28,9 @@ type fault struct {
 // TestFaults runs every row. They share nothing but the machine.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	all := slices.Concat(processFaults())
+	all := slices.Concat(
+		processFaults(), temporalFaults(), redisFaults(), databaseFaults(), llmFaults(), hostFaults(),
+	)
 	seen := map[string]bool{}
 	for _, f := range all {
 		require.False(t, seen[f.id], "%s is there twice", f.id)

@@ -9,6 +9,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -26,6 +27,8 @@ const (
 	// plainVariable names an executor without race detector and failure points,
 	// for the rows that measure memory.
 	plainVariable = "CHAOS_PLAIN_BINARY"
+	// reportVariable names the file that the table of results is written to.
+	reportVariable = "CHAOS_REPORT"
 	// docVariable names the document whose table of results is brought up to date.
 	docVariable = "CHAOS_DOC"
 )
@@ -70,9 +73,22 @@ func runSuite(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := shared.report.finish(os.Stdout, os.Getenv(docVariable)); err != nil {
+	if err := writeReport(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return max(code, 1)
 	}
 	return code
+}
+
+// writeReport writes to standard output where no file is named.
+func writeReport() error {
+	path := os.Getenv(reportVariable)
+	if path == "" {
+		return shared.report.finish(os.Stdout, os.Getenv(docVariable))
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(shared.report.finish(f, os.Getenv(docVariable)), f.Close())
 }
