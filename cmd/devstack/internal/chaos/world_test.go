@@ -181,9 +181,10 @@ type jobRecord struct {
 	role, id, prompt string
 	entries          []string // its entries in the stream, first to last
 
-	status  string // that its row ends with: completed
+	status  string // that its row ends with: completed; several are joined by |
 	calls   int    // the LLM may be called at most so often: 1, and one for each fault that hit the call
 	updates int    // entries of signalr:updates with its jobId: 1
+	more    int    // as many more may be there, if it depends on who is faster
 	runs    int    // runs of its workflow id, at most: 1
 	// gone says why nobody can expect the job to be done: the fault took its only
 	// copy before anything of ours had seen it.
@@ -330,4 +331,3 @@ func (w *world) list() []*jobRecord {
 func (w *world) running() []*process {
 	return slices.DeleteFunc(slices.Clone(w.processes), func(p *process) bool { return p.gone })
 }
-
