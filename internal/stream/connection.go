@@ -191,7 +191,7 @@ func parseOptions(s string) (Connection, error) {
 		return Connection{}, err
 	}
 	if more > 0 {
-		c.warn("only the first of %d endpoints is used", more+1)
+		c.warn("only the first of %d endpoints is used (a comma cannot be part of a password)", more+1)
 	}
 	if len(ignored) > 0 {
 		c.warn("unknown settings were ignored, at position %s (a comma cannot be part of a password)",
@@ -208,9 +208,7 @@ func (c *Connection) applyOption(key, value string) (known bool, err error) {
 	case "user":
 		c.Username = value
 	case "ssl":
-		if c.TLS, err = strconv.ParseBool(strings.ToLower(value)); err != nil {
-			err = connErr("ssl must be true or false")
-		}
+		c.TLS, err = boolean(value)
 	case "sslhost":
 		c.ServerName = value
 	case "defaultdatabase":
@@ -239,6 +237,18 @@ func (c *Connection) applyOption(key, value string) (known bool, err error) {
 		return false, nil
 	}
 	return true, err
+}
+
+// boolean reads what StackExchange.Redis takes for one.
+func boolean(s string) (bool, error) {
+	switch strings.ToLower(s) {
+	case "true", "1", "yes", "on":
+		return true, nil
+	case "false", "0", "no", "off":
+		return false, nil
+	default:
+		return false, connErr("ssl must be true or false")
+	}
 }
 
 func (c *Connection) warn(format string, args ...any) {
