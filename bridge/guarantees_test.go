@@ -329,7 +329,7 @@ func (m *machine) checkRest() {
 		}
 		row, found := m.row(e.job)
 		if !found {
-			if !m.job(e.job).refused {
+			if !m.job(e.job).refused && !m.excused(e) {
 				m.fail("I1: %s has no row", e.job)
 			}
 			continue
