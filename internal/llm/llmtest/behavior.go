@@ -40,7 +40,8 @@ type Behavior struct {
 	Hang           bool   `json:"hang"`
 	Cut            bool   `json:"cut"`
 	// Malformed is one of html, empty, null, array, error, truncated,
-	// nochoices, nullcontent, emptycontent, stream.
+	// nochoices, nullcontent, emptycontent, stream, endless (text until the
+	// client leaves), and invalidutf8, which is an answer but for its bytes.
 	Malformed    string `json:"malformed"`
 	DripMS       int    `json:"drip_ms"` // milliseconds per byte
 	Gzip         bool   `json:"gzip"`

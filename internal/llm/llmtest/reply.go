@@ -19,12 +19,10 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, c call) {
 	ctx := r.Context()
 	switch {
 	case c.unauthorized:
-		code, message := defaultCode(http.StatusUnauthorized)
-		writeError(w, http.StatusUnauthorized, code, message)
+		c.fail(w, Behavior{Status: http.StatusUnauthorized})
 		return
 	case c.unknownModel:
-		code, message := defaultCode(http.StatusNotFound)
-		writeError(w, http.StatusNotFound, code, message)
+		c.fail(w, Behavior{Status: http.StatusNotFound})
 		return
 	}
 	if b.Hang && !s.hang(ctx, c.released) || !s.wait(ctx, c.latency) {
@@ -32,7 +30,9 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, c call) {
 	}
 	switch {
 	case b.Status != 0 && b.Status != http.StatusOK:
-		s.fail(w, b)
+		c.fail(w, b)
+	case b.Malformed == "endless":
+		s.endless(ctx, w, c)
 	case b.Malformed != "":
 		writeMalformed(w, c)
 	case c.stream:
@@ -70,7 +70,7 @@ func (s *Server) wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (s *Server) fail(w http.ResponseWriter, b Behavior) {
+func (c call) fail(w http.ResponseWriter, b Behavior) {
 	if b.RetryAfter > 0 {
 		value := strconv.Itoa(b.RetryAfter)
 		if b.RetryAfterDate {
@@ -85,7 +85,15 @@ func (s *Server) fail(w http.ResponseWriter, b Behavior) {
 	if b.Code != "" {
 		code = b.Code
 	}
-	writeError(w, b.Status, code, message)
+	writeError(w, b.Status, code, c.quoted(message))
+}
+
+// quoted is an error message that repeats what it complains about.
+func (c call) quoted(message string) string {
+	if !c.quote {
+		return message
+	}
+	return message + " The request was: " + c.prompt
 }
 
 type message struct {
@@ -281,6 +289,21 @@ type chunk struct {
 	Usage             *usage        `json:"usage,omitempty"`
 }
 
+// endless answers with text that has no end, until the client leaves.
+func (s *Server) endless(ctx context.Context, w http.ResponseWriter, c call) {
+	text := answerText(c) + " "
+	w.Header().Set("Content-Type", "application/json")
+	_, err := io.WriteString(w, `{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"`)
+	for chunk := strings.Repeat(text, 1+(64<<10)/len(text)); err == nil && ctx.Err() == nil; {
+		select {
+		case <-s.done:
+			return
+		default:
+			_, err = io.WriteString(w, chunk)
+		}
+	}
+}
+
 // writeMalformed answers with status 200 and without an answer.
 func writeMalformed(w http.ResponseWriter, c call) {
 	w.Header().Set("Content-Type", "application/json")
@@ -293,7 +316,7 @@ func writeMalformed(w http.ResponseWriter, c call) {
 	case "array":
 		_, _ = io.WriteString(w, "[]")
 	case "error":
-		writeJSON(w, http.StatusOK, errorBody(http.StatusInternalServerError, "server_error", "Something went wrong."))
+		writeJSON(w, http.StatusOK, errorBody(http.StatusInternalServerError, "server_error", c.quoted("Something went wrong.")))
 	case "truncated":
 		body, _ := json.Marshal(good) // these types always encode
 		_, _ = w.Write(body[:len(body)/2])
@@ -307,6 +330,9 @@ func writeMalformed(w http.ResponseWriter, c call) {
 		empty := ""
 		good.Choices[0].Message.Content = &empty
 		writeJSON(w, http.StatusOK, good)
+	case "invalidutf8":
+		body, _ := json.Marshal(good)
+		_, _ = w.Write(bytes.Replace(body, []byte(`"content":"`), []byte("\"content\":\"\xff\xc3("), 1))
 	case "stream":
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, "data: {\"choices\":[]}\n\ndata: [DONE]\n\n")

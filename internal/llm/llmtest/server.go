@@ -49,6 +49,8 @@ type Options struct {
 	ErrorStatus int     `json:"error_status"`
 	// Models, if not empty, are the only models known; others get 404.
 	Models []string `json:"models"`
+	// Quote lets error objects quote the prompt, as some servers' do.
+	Quote bool `json:"quote"`
 	// NoUsage leaves the token counts out of answers.
 	NoUsage bool `json:"no_usage"`
 	// APIKey, if not empty, is the bearer token demanded (401 otherwise).
@@ -330,6 +332,7 @@ type call struct {
 	model, prompt string
 	stream, usage bool
 	streamUsage   bool
+	quote         bool
 	behavior      Behavior
 	latency       time.Duration
 	unknownModel  bool
@@ -373,7 +376,7 @@ func (s *Server) begin(c *call, authorization string) {
 	s.notify()
 
 	o := s.options
-	c.usage = !o.NoUsage
+	c.usage, c.quote = !o.NoUsage, o.Quote
 	c.unknownModel = len(o.Models) > 0 && !slices.Contains(o.Models, c.model)
 	c.unauthorized = o.APIKey != "" && authorization != "Bearer "+o.APIKey
 	c.released = s.released

@@ -220,6 +220,38 @@ func TestDirectives(t *testing.T) {
 	}
 }
 
+func TestInvalidUTF8(t *testing.T) {
+	t.Parallel()
+	r := chat(t, Start(t), "!malformed invalidutf8")
+	require.Contains(t, r.body, "\xff")
+	require.True(t, json.Valid([]byte(r.body)), "JSON but for the bytes: encoding/json repairs them")
+}
+
+func TestEndlessAnswer(t *testing.T) {
+	t.Parallel()
+	s := Start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Endpoint(), strings.NewReader(chatBody("m", "!malformed endless")))
+	require.NoError(t, err)
+	resp, err := client(t).Do(req)
+	require.NoError(t, err)
+	n, err := io.CopyN(io.Discard, resp.Body, 8<<20)
+	require.NoError(t, err)
+	require.EqualValues(t, 8<<20, n)
+	cancel()
+	require.NoError(t, resp.Body.Close())
+	require.NoError(t, s.Await(t.Context(), func(st Stats) bool { return st.Running == 0 }), "it ends with its client")
+}
+
+func TestQuote(t *testing.T) {
+	t.Parallel()
+	s := Start(t)
+	require.NotContains(t, chat(t, s, "!fail 400 words").body, "words")
+	s.Script(func(o *Options) { o.Quote = true })
+	require.Contains(t, chat(t, s, "!fail 400 words").body, "words")
+	require.Contains(t, chat(t, s, "!malformed error words").body, "words")
+}
+
 // "x2" counts per exact prompt.
 func TestDirectiveTimes(t *testing.T) {
 	t.Parallel()

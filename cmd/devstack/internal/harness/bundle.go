@@ -113,7 +113,8 @@ func New(t *testing.T, suite Suite, opts Options) *Bundle {
 	process := b.Spawn("mock-llm", nil, "mock-llm", "--addr", address)
 	b.LLM = &Stub{b: b, Address: address, Process: process}
 	require.NoError(t, process.WaitReady(t.Context(), proc.HTTPReady(b.LLM.url()+"/_/stats")))
-	b.LLM.Script(map[string]any{"api_key": APIKey})
+	// Answers are content that no log may show, like everything else.
+	b.LLM.Script(map[string]any{"api_key": APIKey, "answer": Canary + "-answer"})
 	return b
 }
 
