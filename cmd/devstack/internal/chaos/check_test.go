@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -371,6 +372,24 @@ func (w *world) get(url string) string {
 	return string(text)
 }
 
+// counted adds up the samples of a metric whose labels include these, each as
+// name="value".
+func (w *world) counted(p *process, metric string, labels ...string) float64 {
+	w.T.Helper()
+	var sum float64
+	for line := range strings.Lines(w.get(p.Health + "/metrics")) {
+		name, rest, _ := strings.Cut(line, "{")
+		value := rest[strings.LastIndexByte(rest, ' ')+1:]
+		if name != metric || slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(rest, l) }) {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		require.NoError(w.T, err)
+		sum += n
+	}
+	return sum
+}
+
 // watcher looks at the order of things all the time (I4). It reads what is
 // acknowledged, then the updates, then the rows: whatever the first look shows
 // implies something about the next, however much happens in between.
@@ -379,6 +398,8 @@ type watcher struct {
 	end   context.CancelFunc
 	done  chan struct{}
 	found findings
+
+	looking sync.Mutex // held during a look
 }
 
 // watchEvery is the time between two looks; watchShare bounds what share of all
@@ -409,6 +430,14 @@ func watch(w *world) *watcher {
 	return o
 }
 
+// unwatched does something to what the watcher looks at, between two looks: one
+// that began before would compare two different worlds.
+func (w *world) unwatched(change func()) {
+	w.watcher.looking.Lock()
+	defer w.watcher.looking.Unlock()
+	change()
+}
+
 func (o *watcher) stop() []string {
 	o.end()
 	<-o.done
@@ -419,6 +448,8 @@ func (o *watcher) stop() []string {
 
 // look is one look. Parts of the system that are away are looked at later.
 func (o *watcher) look(ctx context.Context) {
+	o.looking.Lock()
+	defer o.looking.Unlock()
 	acked := map[string]bool{}
 	for _, role := range roles {
 		if !o.acked(ctx, "jobs:"+role, acked) {

@@ -44,12 +44,44 @@ func (e *edge) join() {
 	require.NoError(e.t, e.proxy.Start())
 }
 
+// retarget leads to another server. What was connected is cut.
+func (e *edge) retarget(upstream string) {
+	e.t.Helper()
+	e.cut()
+	require.NoError(e.t, e.proxy.Update(&toxiproxy.Proxy{Listen: e.proxy.Listen, Upstream: upstream, Enabled: true}))
+}
+
+// cutAt breaks the connection, so many times, instead of passing on what contains
+// the text.
+func (e *edge) cutAt(direction, text string, times int) {
+	e.t.Helper()
+	e.toxic(cutAt, direction, map[string]any{"text": text, "times": times})
+}
+
+// wasCut is how often the cutter of that direction has struck so far.
+func (e *edge) wasCut(direction string) int {
+	e.t.Helper()
+	wrapper := e.proxy.Toxics.GetToxic(toxicName(cutAt, direction))
+	require.NotNil(e.t, wrapper, "there is no cutter")
+	c, ok := wrapper.Toxic.(*cutter)
+	require.True(e.t, ok)
+	return int(min(c.used.Load(), c.Times))
+}
+
+func toxicName(kind, direction string) string { return kind + "-" + direction }
+
+// Directions of toxics.
+const (
+	down = "down" // to the client: replies
+	up   = "up"   // to the server: requests
+)
+
 // toxic adds a toxic by its type and attributes, as toxiproxy documents them, to
 // what flows towards the client (down) or the server (up).
 func (e *edge) toxic(kind, direction string, attributes map[string]any) {
 	e.t.Helper()
 	text, err := json.Marshal(map[string]any{
-		"name": kind + "-" + direction, "type": kind, "stream": direction + "stream", "toxicity": 1.0, "attributes": attributes,
+		"name": toxicName(kind, direction), "type": kind, "stream": direction + "stream", "toxicity": 1.0, "attributes": attributes,
 	})
 	require.NoError(e.t, err)
 	_, err = e.proxy.Toxics.AddToxicJson(bytes.NewReader(text))

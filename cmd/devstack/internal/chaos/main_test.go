@@ -13,6 +13,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,6 +56,9 @@ func TestMain(m *testing.M) {
 func runSuite(m *testing.M) int {
 	flag.Parse()
 	registerToxics()
+	// Inherited by the servers that are started: one whose files may not grow any
+	// more gets an error then, as on a full disk, and not this signal.
+	signal.Ignore(syscall.SIGXFSZ)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "executor-chaos-")

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -87,6 +88,8 @@ type Bundle struct {
 	// Postgres is nil for SQLite.
 	Postgres  *postgresd.Server
 	executors int
+	// redisAddress is where Redis connects to: the address of the server in use.
+	redisAddress atomic.Value
 }
 
 // New builds a bundle that ends with the test.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -46,14 +47,47 @@ func (b *Bundle) startRedis() {
 	} else {
 		cfg.Args = append([]string{"--dir", b.Dir}, cfg.Args...)
 	}
-	b.RedisServer, err = redisd.Start(t.Context(), cfg)
-	require.NoError(t, err)
-	require.False(t, b.RedisServer.Substitute(), "these tests need redis-server on PATH")
-	t.Cleanup(func() { require.NoError(t, b.RedisServer.Stop(context.WithoutCancel(t.Context()))) })
+	b.RedisServer = b.runRedis(cfg)
 	b.Redis = redis.NewClient(&redis.Options{
-		Addr: b.RedisServer.Address(), Username: redisAdmin, Password: redisPassword(redisAdmin),
+		Username: redisAdmin, Password: redisPassword(redisAdmin),
+		Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, b.redisAddress.Load().(string))
+		},
 	})
+	b.UseRedis(b.RedisServer)
 	t.Cleanup(func() { require.NoError(t, b.Redis.Close()) })
+}
+
+func (b *Bundle) runRedis(cfg redisd.Config) *redisd.Server {
+	b.T.Helper()
+	s, err := redisd.Start(b.T.Context(), cfg)
+	require.NoError(b.T, err)
+	require.False(b.T, s.Substitute(), "these tests need redis-server on PATH")
+	b.T.Cleanup(func() { require.NoError(b.T, s.Stop(context.WithoutCancel(b.T.Context()))) })
+	return s
+}
+
+// UseRedis lets the test's own client connect to that server from now on. It
+// keeps the connections it has.
+func (b *Bundle) UseRedis(s *redisd.Server) { b.redisAddress.Store(s.Address()) }
+
+// RedisReplica runs a second Redis that follows the bundle's, which it reaches
+// by way of an address, and keeps its data like the first.
+func (b *Bundle) RedisReplica(master string) *redisd.Server {
+	b.T.Helper()
+	host, port, err := net.SplitHostPort(master)
+	require.NoError(b.T, err)
+	root, err := RepositoryRoot()
+	require.NoError(b.T, err)
+	return b.runRedis(redisd.Config{
+		Port: b.Port(), LogFile: filepath.Join(b.Dir, "replica.log"), Dir: filepath.Join(b.Dir, "replica"),
+		File: filepath.Join(root, "deploy", "redis", "redis.conf"),
+		User: redisAdmin, Password: redisPassword(redisAdmin),
+		Args: []string{
+			"--aclfile", filepath.Join(b.Dir, "users.acl"), "--replicaof", host + " " + port,
+			"--masteruser", redisAdmin, "--masterauth", redisPassword(redisAdmin),
+		},
+	})
 }
 
 // RedisConnection is what an executor is told about Redis, by way of an address:
