@@ -5,7 +5,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -41,21 +40,13 @@ func FuzzResponse(f *testing.F) {
 			return resp
 		})
 		answer, err := ask(t.Context(), c)
+		requireSound(t, answer, err)
 		if err == nil {
 			require.GreaterOrEqual(t, status, 200)
 			require.Less(t, status, 300)
-			require.True(t, answer.Text != "" || answer.Truncated)
-			require.True(t, utf8.ValidString(answer.Text))
-			require.NotContains(t, answer.Text, "\x00")
-			require.NotContains(t, answer.Model, "\x00")
-			require.False(t, exceeds(answer.Text, MaxAnswer))
-			require.True(t, shortWord(answer.FinishReason))
 			return
 		}
-		e := requireError(t, err)
-		require.Equal(t, status, e.Status)
-		require.True(t, e.Code == "" || shortWord(e.Code))
-		require.True(t, e.RetryAfter == 0 || (e.RetryAfter >= minRetryAfter && e.RetryAfter <= maxRetryAfter))
+		require.Equal(t, status, requireError(t, err).Status)
 	})
 }
 
