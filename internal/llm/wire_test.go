@@ -62,7 +62,7 @@ func requireSound(t *testing.T, answer Answer, err error) {
 	require.True(t, e.RetryAfter == 0 || e.RetryAfter >= minRetryAfter && e.RetryAfter <= maxRetryAfter)
 	// Nothing of a response can be in a text of this form, except its code.
 	require.Regexp(t, errorForm(), e.Error())
-	require.Nil(t, unwrapped(err), "a wrapped error could quote the response")
+	require.NoError(t, unwrapped(err), "a wrapped error could quote the response")
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), "the-key")
 }
 
@@ -73,7 +73,7 @@ func errorForm() *regexp.Regexp {
 }
 
 func unwrapped(err error) error {
-	if u, ok := err.(interface{ Unwrap() error }); ok { //nolint:errorlint // it is the type itself that is looked at
+	if u, ok := err.(interface{ Unwrap() error }); ok {
 		return u.Unwrap()
 	}
 	return nil
