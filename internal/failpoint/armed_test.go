@@ -35,6 +35,7 @@ func TestParseRefuses(t *testing.T) {
 		"sleep without unit":  {"read:1:sleep=10", "takes a duration"},
 		"sleep of no time":    {"read:1:sleep=0s", "takes a duration"},
 		"empty sleep":         {"read:1:sleep=", "takes a duration"},
+		"panic with a value":  {"read:1:panic=now", "the action must be"},
 		"one wrong among two": {"read:1:error,acked:1:oops", `"acked:1:oops"`},
 	}
 	for name, tt := range tests {
@@ -58,7 +59,7 @@ func TestParseNamesEveryMistake(t *testing.T) {
 func TestParseAcceptsEveryPoint(t *testing.T) {
 	t.Parallel()
 	for _, point := range Points() {
-		for _, action := range []string{"1:kill", "2:error", "3+:error", "4:sleep", "5+:sleep=1ms"} {
+		for _, action := range []string{"1:kill", "2:error", "3+:error", "4:sleep", "5+:sleep=1ms", "6+:panic"} {
 			p, err := parse(" " + string(point) + ":" + action + " ")
 			require.NoError(t, err)
 			require.Len(t, p.points, 1)
@@ -93,6 +94,17 @@ func TestErrorAtTheNthPass(t *testing.T) {
 		require.NoError(t, p.hit(t.Context(), Acked, &out, never), "other points are not touched")
 	}
 	require.Equal(t, "failpoint published pass 2: error\nfailpoint published pass 4: error\nfailpoint published pass 5: error\n", out.String())
+}
+
+func TestPanicAtTheNthPass(t *testing.T) {
+	t.Parallel()
+	p := mustParse(t, "leased:2+:panic")
+	var out bytes.Buffer
+	pass := func() { _ = p.hit(t.Context(), Leased, &out, never) }
+	require.NotPanics(t, pass)
+	require.Panics(t, pass)
+	require.Panics(t, pass)
+	require.Equal(t, "failpoint leased pass 2: panic\nfailpoint leased pass 3: panic\n", out.String())
 }
 
 func TestPassesOfConcurrentCallersAreCountedOnce(t *testing.T) {

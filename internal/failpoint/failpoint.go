@@ -12,10 +12,11 @@
 //
 //	kill            SIGKILL to the own process; nothing is flushed, closed or told
 //	error           the place fails as if what it waits for had failed
+//	panic           the goroutine that passes panics
 //	sleep[=10s]     the place takes that much longer, unless its context ends
 //
-// For error and sleep n may be "n+": from the n-th pass on. Each time a point acts it
-// writes the line "failpoint <point> pass <n>: <action>" to stderr first, so
+// For all but kill n may be "n+": from the n-th pass on. Each time a point acts
+// it writes the line "failpoint <point> pass <n>: <action>" to stderr first, so
 // that a test can tell a fault that was survived from one that never happened.
 //
 // Without the tag all of this is gone: every call is an inlined nil.

@@ -21,6 +21,7 @@ const (
 	actKill  action = "kill"
 	actError action = "error"
 	actSleep action = "sleep"
+	actPanic action = "panic"
 )
 
 // defaultSleep is how long "sleep" lasts.
@@ -79,7 +80,7 @@ func parse(text string) (*plan, error) {
 func parseFault(text string) (Point, fault, error) {
 	parts := strings.Split(text, ":")
 	if len(parts) != 3 {
-		return "", fault{}, errors.New("must have the form <point>:<n>:<kill|error|sleep[=duration]>")
+		return "", fault{}, errors.New("must have the form <point>:<n>:<kill|error|panic|sleep[=duration]>")
 	}
 	point := Point(parts[0])
 	if !slices.Contains(Points(), point) {
@@ -95,8 +96,8 @@ func parseFault(text string) (Point, fault, error) {
 	name, length, timed := strings.Cut(parts[2], "=")
 	f.action, f.sleep = action(name), defaultSleep
 	switch {
-	case !slices.Contains([]action{actKill, actError, actSleep}, f.action), timed && f.action != actSleep:
-		return "", fault{}, errors.New("the action must be kill, error, sleep or sleep=<duration>")
+	case !slices.Contains([]action{actKill, actError, actSleep, actPanic}, f.action), timed && f.action != actSleep:
+		return "", fault{}, errors.New("the action must be kill, error, panic, sleep or sleep=<duration>")
 	case f.action == actKill && f.onwards:
 		return "", fault{}, errors.New("a process can be killed once: give the pass without +")
 	case timed:
@@ -127,6 +128,8 @@ func (p *plan) hit(ctx context.Context, point Point, out io.Writer, kill func())
 			kill()
 		case actError:
 			return &InjectedError{Point: point}
+		case actPanic:
+			panic(&InjectedError{Point: point})
 		case actSleep:
 			if err := sleep(ctx, f.sleep); err != nil {
 				return err
