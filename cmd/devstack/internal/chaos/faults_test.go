@@ -19,10 +19,17 @@ type fault struct {
 	// run starts the processes it wants, submits jobs and does harm to them. It
 	// ends when the fault is over (heal); rest and the checks come after it.
 	run func(w *world)
+	// after looks, when all is at rest, at what this fault must have led to. It may
+	// be nil.
+	after func(w *world)
+	// partial: run leaves work undone on purpose and has checked all there is to
+	// check, because coming to rest would take too long.
+	partial bool
 	// cannot says why the row is not run here, and what is known instead.
 	cannot string
 	// note goes into the table: what was seen beside the guarantees.
 	note string
+	seed bool // a random schedule, which has a table of its own
 }
 
 // TestFaults runs every row. They share nothing but the machine.
@@ -49,7 +56,7 @@ func TestFaults(t *testing.T) {
 func (f fault) play(t *testing.T) {
 	t.Helper()
 	began := time.Now()
-	res := result{id: f.id, name: f.name, note: f.note}
+	res := result{id: f.id, name: f.name, note: f.note, seed: f.seed}
 	defer func() {
 		res.failed = t.Failed()
 		res.duration = time.Since(began)
@@ -57,7 +64,17 @@ func (f fault) play(t *testing.T) {
 	}()
 	w := newWorld(t, f.setup)
 	f.run(w)
-	v := w.rest()
+	v := &verdict{jobs: len(w.list())}
+	if !f.partial {
+		v = w.rest()
+	}
+	if f.after != nil {
+		f.after(w)
+	}
+	if f.note != "" {
+		w.remark("%s", f.note)
+	}
+	res.note = strings.Join(w.remarks, "; ")
 	res.jobs, res.calls, res.maxCalls, res.recovery = v.jobs, v.calls, v.maxCalls, v.recovery
 	res.excepted = w.excepted
 	for _, g := range guarantees {

@@ -25,8 +25,10 @@ type setup struct {
 	volatile  bool     // Redis keeps nothing on disk
 	redisArgs []string // more options of redis-server
 	forgetful bool     // Temporal keeps its state in memory only
-	postgres  bool     // rows live in PostgreSQL, behind an edge
-	env       map[string]string
+	// temporalRPS is how many requests a second Temporal serves; 0 is plenty.
+	temporalRPS int
+	postgres    bool // rows live in PostgreSQL, behind an edge
+	env         map[string]string
 }
 
 // world is a whole system for one case: every part a process of its own, and
@@ -44,6 +46,7 @@ type world struct {
 	mu       sync.Mutex // the soak adds jobs while it watches
 	jobs     []*jobRecord
 	excepted map[string]string // guarantees that this fault excepts, and why
+	remarks  []string          // for the table
 
 	watcher *watcher
 }
@@ -55,7 +58,7 @@ func newWorld(t *testing.T, s setup) *world {
 	dir := t.TempDir()
 	port, err := shared.Ports.Free(t.Context())
 	require.NoError(t, err)
-	cfg := temporald.Config{Port: port, LogFile: filepath.Join(dir, "temporal-server.log")}
+	cfg := temporald.Config{Port: port, LogFile: filepath.Join(dir, "temporal-server.log"), NamespaceRPS: s.temporalRPS}
 	if !s.forgetful {
 		cfg.Database = filepath.Join(dir, "temporal.db")
 	}
@@ -135,13 +138,19 @@ type system struct {
 
 func (w *world) system() system {
 	w.T.Helper()
-	s := system{
+	s := w.launchSystem()
+	w.Ready(s.bridge.Executor, s.workflows.Executor, s.roles.Executor)
+	return s
+}
+
+// launchSystem starts the usual set of processes without waiting for it.
+func (w *world) launchSystem() system {
+	w.T.Helper()
+	return system{
 		bridge:    w.launch(w.bridgeRedis, nil, "bridge"),
 		workflows: w.launch(w.workerRedis, nil, "worker", "--queues", "workflows"),
 		roles:     w.launch(w.workerRedis, nil, "worker", "--queues", roleQueues),
 	}
-	w.Ready(s.bridge.Executor, s.workflows.Executor, s.roles.Executor)
-	return s
 }
 
 // again starts the same executor anew, without its failure points.
@@ -301,6 +310,11 @@ func hit(jobs ...*jobRecord) {
 // except notes that this fault excepts a guarantee, for example "I3", and why
 // that lies in its nature.
 func (w *world) except(guarantee, why string) { w.excepted[guarantee] = why }
+
+// remark adds a figure or an observation to the row's line of the table.
+func (w *world) remark(format string, args ...any) {
+	w.remarks = append(w.remarks, fmt.Sprintf(format, args...))
+}
 
 // outage is how long something stays away: less when time is short.
 func outage(full, short time.Duration) time.Duration {

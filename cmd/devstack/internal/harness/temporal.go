@@ -73,6 +73,9 @@ func (s *Temporal) Process() *proc.Process { return s.process }
 // Kill ends the server without warning.
 func (s *Temporal) Kill() { s.process.Kill() }
 
+// Reconfigure changes how the server runs after the next Restart.
+func (s *Temporal) Reconfigure(change func(*temporald.Config)) { change(&s.cfg) }
+
 // Restart runs the server again on its database, and returns when it serves its
 // namespaces.
 func (s *Temporal) Restart(t *testing.T) {

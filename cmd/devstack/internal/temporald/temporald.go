@@ -66,6 +66,9 @@ type Config struct {
 	// Retention of closed workflows in them, at least a day; used only when a
 	// namespace is created. Default: DefaultRetention.
 	Retention time.Duration
+	// NamespaceRPS is how many requests a second a namespace may make before it is
+	// refused more with RESOURCE_EXHAUSTED. Default: the server's, some thousands.
+	NamespaceRPS int
 }
 
 // SearchAttributes are those the executor sets on every job. The executor
@@ -116,7 +119,7 @@ func Start(ctx context.Context, cfg Config, ports *proc.Ports) (*Server, error) 
 		temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper {
 			return authorization.NewNoopClaimMapper()
 		}),
-		temporal.WithDynamicConfigClient(tuning()),
+		temporal.WithDynamicConfigClient(tuning(cfg)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("temporal server: %w", err)
@@ -287,8 +290,8 @@ func serverConfig(ctx context.Context, frontend int, db *config.SQL, ports *proc
 
 // tuning is the dynamic configuration: defaults are made for clusters with
 // thousands of shards, and slow a single one down.
-func tuning() dynamicconfig.StaticClient {
-	return dynamicconfig.StaticClient{
+func tuning(cfg Config) dynamicconfig.StaticClient {
+	values := dynamicconfig.StaticClient{
 		// 20 polls a second and shard by default: each step of a workflow would
 		// wait up to 50 ms.
 		dynamicconfig.TransferProcessorMaxPollRPS.Key(): 200,
@@ -304,6 +307,10 @@ func tuning() dynamicconfig.StaticClient {
 		// bridge's reconciler share.
 		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 100,
 	}
+	if cfg.NamespaceRPS > 0 {
+		values[dynamicconfig.FrontendMaxNamespaceRPSPerInstance.Key()] = cfg.NamespaceRPS
+	}
+	return values
 }
 
 func logger(file string) log.Logger {
