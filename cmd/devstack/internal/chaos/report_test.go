@@ -70,7 +70,7 @@ func (res result) cells() []string {
 	return []string{res.id, res.name, held, calls, fmt.Sprintf("%.1f s", res.recovery.Seconds()), strings.Join(notes, "; ")}
 }
 
-func keys(m map[string]string) func(func(string) bool) {
+func keys[V any](m map[string]V) func(func(string) bool) {
 	return func(yield func(string) bool) {
 		for k := range m {
 			if !yield(k) {

@@ -96,6 +96,7 @@ type Bundle struct {
 func New(t *testing.T, suite Suite, opts Options) *Bundle {
 	t.Helper()
 	b := &Bundle{T: t, Suite: suite, Options: opts, Dir: t.TempDir()}
+	t.Cleanup(b.keep)
 
 	b.startRedis()
 
@@ -119,6 +120,21 @@ func New(t *testing.T, suite Suite, opts Options) *Bundle {
 	// Answers are content that no log may show, like everything else.
 	b.LLM.Script(map[string]any{"api_key": APIKey, "answer": Canary + "-answer"})
 	return b
+}
+
+// keepVariable names a directory to which everything a failed test has left
+// behind is copied.
+const keepVariable = "DEVSTACK_TEST_KEEP"
+
+func (b *Bundle) keep() {
+	dir := os.Getenv(keepVariable)
+	if dir == "" || !b.T.Failed() {
+		return
+	}
+	dir = filepath.Join(dir, strings.ReplaceAll(b.T.Name(), "/", "_"))
+	if err := os.CopyFS(dir, os.DirFS(b.Dir)); err != nil {
+		b.T.Logf("keep %s: %v", b.Dir, err)
+	}
 }
 
 // Port is a free loopback port.
