@@ -363,6 +363,8 @@ func (l *lane) examine(ctx context.Context, it *item, row *job.Row) (fate, error
 			return running, nil
 		case row != nil && row.EntryID == run.EntryID:
 			return closing, nil // its row is written, or it is a reset of that run
+		case run.EntryID == "":
+			return closing, nil // a person's, who may have meant this entry or something else
 		default:
 			l.b.metrics.EntryDuplicate(l.role, duplicateRunning)
 			return settled, l.ack(ctx, it.entry.ID)

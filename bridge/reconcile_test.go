@@ -167,6 +167,30 @@ func TestACopyThatIsKilledSpeaksForItself(t *testing.T) {
 	require.Equal(t, "at last", w.updates()[1]["Payload"])
 }
 
+// It may be a copy of the entry's own run, and if it is lost nothing else would
+// remember the entry.
+func TestAnEntryWaitsForTheRunOfAPerson(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stop := w.run(w.bridge("b1"))
+	w.agentJob("j1")
+	run := w.started(job.Agent, "j1")
+	stop()
+	w.die("b1")
+	w.temporal.close(run.WorkflowID, RunTerminated, "")
+	again := w.temporal.copy(run)
+	calls := w.temporal.startCalls()
+	w.run(w.bridge("b2"))
+	w.eventually("tried and tried again", func() bool { return w.temporal.startCalls() > calls+1 })
+	w.settledButOne()
+	require.Empty(t, w.updates())
+	w.finish(again, good("ok"))
+	w.settled(job.Agent)
+	row, _ := w.row("j1")
+	require.Equal(t, job.RunEffect(again.RunID), row.Effect)
+	require.Len(t, w.updates(), 1)
+}
+
 // Each case stops the books of a killed run behind its row. Nobody else will
 // finish them: its entry is not pending.
 func TestABurialIsResumed(t *testing.T) {
