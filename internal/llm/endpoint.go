@@ -51,7 +51,8 @@ func resolveEndpoint(cfg Config) (*url.URL, []string, error) {
 			return refuse("has an impossible port: use 1 to 65535")
 		}
 	}
-	if literal, err := netip.ParseAddr(u.Hostname()); err == nil && !cfg.AllowLinkLocal && linkLocal(literal) {
+	literal, err := netip.ParseAddr(u.Hostname())
+	if !cfg.AllowLinkLocal && (err == nil && linkLocal(literal) || metadataName(u.Hostname())) {
 		return refuse("points at a link-local or cloud metadata address, where credentials live: use the address of the LLM server")
 	}
 
@@ -77,6 +78,17 @@ func resolveEndpoint(cfg Config) (*url.URL, []string, error) {
 		}
 	}
 	return u, warnings, nil
+}
+
+// metadataName reports whether a name is one that clouds give to their metadata
+// service. Any other name is judged by its address when it is dialled; these are
+// refused at start, where somebody reads the reason.
+func metadataName(host string) bool {
+	switch strings.ToLower(strings.TrimSuffix(host, ".")) {
+	case "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal":
+		return true
+	}
+	return false
 }
 
 // linkLocal reports whether an address is link-local or one at which a cloud
