@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -55,6 +56,10 @@ func main() {
 
 // execute runs one command line and returns its exit code.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	// Nothing of ours writes to the standard logger. net/http does, and quotes what
+	// an LLM sends behind the end of its response, past the filter of our own.
+	log.SetOutput(io.Discard)
+
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)
