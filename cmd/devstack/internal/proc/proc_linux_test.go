@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/leak"
 )
 
 // pidFileVariable makes the test binary play the parent of
@@ -25,7 +27,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1) // the test kills this process before it gets here
 	}
-	os.Exit(m.Run())
+	os.Exit(leak.Main(m))
 }
 
 // playParent starts a child that never ends, writes its pid and waits for it.
