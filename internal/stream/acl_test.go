@@ -100,6 +100,32 @@ func TestTheShippedRightsAreEnough(t *testing.T) {
 	require.ErrorIs(t, err, ErrDenied)
 }
 
+// Fault F30 with the shipped users: what was published by a script is in the
+// append-only file as a transaction, and Redis checks those against the rights
+// of the user "default" when it reads the file again.
+func TestTheShippedUsersLoseNothingInACrash(t *testing.T) {
+	t.Parallel()
+	s := redistest.StartShipped(t)
+	c := open(t, s.Login("executor"), "one")
+	published, err := c.Publish(t.Context(), update())
+	require.NoError(t, err)
+	require.True(t, published)
+	_, err = c.DeadLetter(t.Context(), letter())
+	require.NoError(t, err)
+
+	s.Kill()
+	s.Restart(t)
+	control := open(t, s.Login("admin"), "control")
+	for _, key := range []string{Updates, letter().Stream + ":dead"} {
+		n, err := control.commands.XLen(t.Context(), key).Result()
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n, key)
+	}
+	published, err = open(t, s.Login("executor"), "two").Publish(t.Context(), update())
+	require.NoError(t, err)
+	require.False(t, published, "it is remembered what was published")
+}
+
 // denied lists what the server refused anybody.
 func denied(t *testing.T, admin *Client) []string {
 	t.Helper()
