@@ -31,6 +31,7 @@ func TestServers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testLogin(t, servers[name])
+			testLeastRights(t, servers[name])
 			testOutage(t, servers[name])
 			testEncryption(t, servers[name])
 		})

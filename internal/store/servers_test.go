@@ -184,7 +184,7 @@ func startServer(t *testing.T, kind serverKind) *dbServer {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "password"), []byte(serverPassword+"\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "init.sql"), []byte(
 		"CREATE USER IF NOT EXISTS '"+serverUser+"'@'127.0.0.1' IDENTIFIED BY '"+serverPassword+"';\n"+
-			"GRANT ALL ON *.* TO '"+serverUser+"'@'127.0.0.1';\n"), 0o600))
+			"GRANT ALL ON *.* TO '"+serverUser+"'@'127.0.0.1' WITH GRANT OPTION;\n"), 0o600))
 	s.own(t)
 	create := s.command(t, kind.create(dir))
 	out, err := create.CombinedOutput()
