@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/llm/llmtest"
@@ -24,7 +27,19 @@ import (
 
 // TestMain lets the scripts run this test binary as `executor`.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"executor": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"executor": main})
+}
+
+// leakChecked fails the tests if goroutines outlive them.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
+	code := m.M.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // TestScripts runs the command lines in testdata/script. Each script has a Redis
