@@ -65,37 +65,47 @@ func (w *world) rest() *verdict {
 	w.T.Helper()
 	v := &verdict{}
 	if w.healed.IsZero() {
-		w.healed = time.Now() // the fault healed itself
+		w.heal() // the fault healed itself
 	}
-	w.readyAgain(v)
 	w.atRest(v)
 	v.recovery = time.Since(w.healed)
+	w.ready() // those, too, that were started since
+	for _, finding := range w.notReady {
+		v.add("I7", "%s", finding)
+	}
 	for _, finding := range w.watcher.stop() {
 		v.add("I4", "%s", finding)
 	}
 	w.checkRows(v)
 	w.checkUpdates(v)
 	w.checkRuns(v)
+	w.checkDead(v)
 	w.checkCalls(v)
 	w.checkSecrets(v)
 	return v
 }
 
-// readyAgain checks that every executor is alive and says it is ready, soon
-// after the fault was over.
-func (w *world) readyAgain(v *verdict) {
+// heal notes that the fault is over, and waits until every executor says that it
+// is ready, which it must soon (I7).
+func (w *world) heal() {
+	w.T.Helper()
+	w.healed = time.Now()
+	w.ready()
+	if d := time.Since(w.healed); d > readyWithin {
+		w.notReady = append(w.notReady, fmt.Sprintf("ready %.1f s after the fault was over", d.Seconds()))
+	}
+}
+
+// ready waits until every executor that ought to be alive says it is ready.
+func (w *world) ready() {
 	w.T.Helper()
 	for _, p := range w.running() {
 		ctx, cancel := context.WithTimeout(w.T.Context(), harness.Patience)
 		err := p.WaitReady(ctx, proc.HTTPReady(p.Health+"/readyz"))
 		cancel()
 		if err != nil {
-			v.add("I7", "%s is not ready: %v", p.Name(), err)
-			continue
+			w.notReady = append(w.notReady, fmt.Sprintf("%s: %v", p.Name(), err))
 		}
-	}
-	if d := time.Since(w.healed); d > readyWithin {
-		v.add("I7", "ready %.1f s after the fault was over", d.Seconds())
 	}
 }
 
@@ -103,7 +113,9 @@ func (w *world) readyAgain(v *verdict) {
 // updates and no open run.
 func (w *world) atRest(v *verdict) {
 	w.T.Helper()
-	ctx, cancel := context.WithTimeout(w.T.Context(), restPatience)
+	// Thousands of jobs take their time.
+	patience := restPatience + time.Duration(len(w.list()))*100*time.Millisecond
+	ctx, cancel := context.WithTimeout(w.T.Context(), patience)
 	defer cancel()
 	err := patiently(ctx, func(ctx context.Context) error {
 		for _, role := range roles {
@@ -276,6 +288,29 @@ func (w *world) checkUpdates(v *verdict) {
 			v.add("I3", "%s has %d updates, not %d", j.key(), byJob[j.key()], j.updates)
 		case j.updates+j.more == 1 && j.runs == 1 && byID[harness.MessageID("entry:"+j.stream()+"/"+j.entries[0])] != 1:
 			v.add("I3", "the update of %s does not carry the MessageId of its entry", j.key())
+		}
+	}
+}
+
+// checkDead: the entry a failed job's row was written for is among the dead
+// letters, and only once if the job ran only once (I1).
+func (w *world) checkDead(v *verdict) {
+	letters := map[string]int{}
+	for _, role := range roles {
+		for _, m := range w.DeadLetters(role) {
+			letters[role+"/"+fmt.Sprint(m.Values["original_id"])]++
+		}
+	}
+	rows, err := w.QueryRows(w.T.Context(), "SELECT role, job_id, entry_id FROM executor_jobs WHERE status = 'failed'")
+	require.NoError(w.T, err)
+	entries := make(map[string]string, len(rows))
+	for _, r := range rows {
+		entries[fmt.Sprintf("%s/%s", r["role"], r["job_id"])] = fmt.Sprintf("%s/%s", r["role"], r["entry_id"])
+	}
+	for _, j := range w.list() {
+		entry, failed := entries[j.key()]
+		if n := letters[entry]; failed && (n == 0 || n > 1 && j.runs == 1) {
+			v.add("I1", "%s failed and has %d dead letters", j.key(), n)
 		}
 	}
 }

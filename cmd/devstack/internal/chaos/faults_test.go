@@ -25,6 +25,8 @@ type fault struct {
 	// partial: run leaves work undone on purpose and has checked all there is to
 	// check, because coming to rest would take too long.
 	partial bool
+	// long: the row takes too long where time is short, and is left out there.
+	long bool
 	// cannot says why the row is not run here, and what is known instead.
 	cannot string
 	// note goes into the table: what was seen beside the guarantees.
@@ -42,6 +44,9 @@ func TestFaults(t *testing.T) {
 	for _, f := range all {
 		require.False(t, seen[f.id], "%s is there twice", f.id)
 		seen[f.id] = true
+		if f.long && shared.short {
+			f.cannot = "takes too long for a short run; make chaos runs it"
+		}
 		if f.cannot != "" {
 			shared.report.add(result{id: f.id, name: f.name, cannot: f.cannot})
 			continue

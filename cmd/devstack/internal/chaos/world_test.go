@@ -42,6 +42,7 @@ type world struct {
 
 	processes []*process
 	healed    time.Time
+	notReady  []string // what breaks I7
 
 	mu       sync.Mutex // the soak adds jobs while it watches
 	jobs     []*jobRecord
@@ -181,9 +182,6 @@ func (p *process) died() {
 	require.NoError(p.w.T, err, "the failure point %s was never reached", p.env["EXEC_FAIL"])
 	require.Equal(p.w.T, -1, code, "%s ended by itself:\n%s", p.Name(), p.LogTail(30))
 }
-
-// heal notes that the fault is over.
-func (w *world) heal() { w.healed = time.Now() }
 
 // jobRecord is a job that was submitted, and what is to become of it.
 type jobRecord struct {
