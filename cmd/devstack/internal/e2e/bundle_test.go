@@ -11,19 +11,25 @@ type bundle struct{ *harness.Bundle }
 
 func newBundle(t *testing.T) *bundle {
 	t.Helper()
-	select {
-	case namespace := <-shared.free:
-		return newBundleIn(t, namespace)
-	default:
-		t.Fatal("more tests than namespaces: raise the constant")
-		return nil
+	return newBundleWith(t, harness.Options{})
+}
+
+// newBundleWith is newBundle with other options. Temporal is the shared server;
+// without a namespace the bundle gets one that nobody uses yet.
+func newBundleWith(t *testing.T, opts harness.Options) *bundle {
+	t.Helper()
+	opts.Temporal = shared.temporal.Address()
+	if opts.Namespace == "" {
+		select {
+		case opts.Namespace = <-shared.free:
+		default:
+			t.Fatal("more tests than namespaces: raise the constant")
+		}
 	}
+	return &bundle{harness.New(t, harness.Suite{Binary: shared.binary, Ports: shared.ports}, opts)}
 }
 
 func newBundleIn(t *testing.T, namespace string) *bundle {
 	t.Helper()
-	return &bundle{harness.New(t,
-		harness.Suite{Binary: shared.binary, Ports: shared.ports},
-		harness.Options{Temporal: shared.temporal.Address(), Namespace: namespace},
-	)}
+	return newBundleWith(t, harness.Options{Namespace: namespace})
 }

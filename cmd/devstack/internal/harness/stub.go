@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,9 +32,15 @@ type Stats struct {
 	Running           int            `json:"running"`
 	MaxRunning        int            `json:"max_running"`
 	ByPrompt          map[string]int `json:"by_prompt"`
+	ByPromptHash      map[string]int `json:"by_prompt_hash"`
 	ByModel           map[string]int `json:"by_model"`
 	ByStatus          map[int]int    `json:"by_status"`
 	MaxRunningByModel map[string]int `json:"max_running_by_model"`
+}
+
+// Asked is the number of calls with exactly this prompt, however long it is.
+func (s Stats) Asked(prompt string) int {
+	return s.ByPromptHash[fmt.Sprintf("%x", sha256.Sum256([]byte(prompt)))]
 }
 
 func (s *Stub) do(ctx context.Context, method, path string, body any) (Stats, error) {
