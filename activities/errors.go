@@ -70,7 +70,7 @@ func (a *attempt) end(err error) error {
 	code := kindOf(err)
 	p := a.progress
 	p.Classified++
-	now := time.Now()
+	now := a.serverNow()
 	tooLong := !p.FirstFailure.IsZero() && now.Sub(p.FirstFailure) >= a.cfg.RetryFor
 
 	// Given back, without anything having failed.

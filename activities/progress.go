@@ -18,7 +18,7 @@ import (
 // written only when an attempt fails: a successful one needs no memory, and every
 // write is a call to the server.
 type progress struct {
-	FirstFailure time.Time `json:"first_failure_at,omitzero"`
+	FirstFailure time.Time `json:"first_failure_at,omitzero"` // by the server's clock
 	// Classified counts the attempts that ended with a report. Those that did not
 	// died with their worker.
 	Classified int `json:"classified"`

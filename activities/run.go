@@ -87,6 +87,7 @@ type attempt struct {
 	*Runner
 	workflows.Call
 	info      activity.Info
+	began     time.Time
 	progress  progress // from the attempts before this one
 	beats     *beats
 	model     string
@@ -94,7 +95,7 @@ type attempt struct {
 }
 
 func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
-	a := &attempt{Runner: r, Call: call, info: activity.GetInfo(ctx)}
+	a := &attempt{Runner: r, Call: call, info: activity.GetInfo(ctx), began: time.Now()}
 	a.progress = readProgress(ctx)
 	a.beats = startBeats(ctx, a.progress)
 	a.model = call.Model
@@ -107,6 +108,10 @@ func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 	}
 	return a
 }
+
+// serverNow is the time by the server's clock. What one attempt notes by its
+// worker's own clock would mislead the next, which another worker may make.
+func (a *attempt) serverNow() time.Time { return a.info.StartedTime.Add(time.Since(a.began)) }
 
 // work returns the answer, from an earlier attempt if there is one.
 func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {

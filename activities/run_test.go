@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
@@ -275,6 +276,79 @@ func TestRunDecides(t *testing.T) {
 			require.Equal(t, tt.left, b.details)
 		})
 	}
+}
+
+// serverClock lets attempts begin at another time by the server's clock.
+type serverClock struct {
+	interceptor.WorkerInterceptorBase
+	ahead time.Duration
+}
+
+func (c *serverClock) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	return &clockInbound{interceptor.ActivityInboundInterceptorBase{Next: next}, c.ahead}
+}
+
+type clockInbound struct {
+	interceptor.ActivityInboundInterceptorBase
+	ahead time.Duration
+}
+
+func (c *clockInbound) Init(outbound interceptor.ActivityOutboundInterceptor) error {
+	return c.Next.Init(&clockOutbound{interceptor.ActivityOutboundInterceptorBase{Next: outbound}, c.ahead})
+}
+
+type clockOutbound struct {
+	interceptor.ActivityOutboundInterceptorBase
+	ahead time.Duration
+}
+
+func (c *clockOutbound) GetInfo(ctx context.Context) activity.Info {
+	info := c.Next.GetInfo(ctx)
+	info.StartedTime = info.StartedTime.Add(c.ahead)
+	return info
+}
+
+// Fault F56: attempts of one job run on workers whose clocks differ by more than
+// RETRY_FOR. The server's clock decides.
+func TestRunRetriesByTheClockOfTheServer(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		ahead, failing time.Duration // of the server's clock; since the first failure
+		final          bool
+	}{
+		"worker behind, retried for a while": {48 * time.Hour, time.Hour, false},
+		"worker behind, retried too long":    {48 * time.Hour, 25 * time.Hour, true},
+		"worker ahead, retried for a while":  {-48 * time.Hour, time.Hour, false},
+		"worker ahead, retried too long":     {-48 * time.Hour, 25 * time.Hour, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newRunBundle(t)
+			b.llm = func(context.Context, llm.Request) (llm.Answer, error) {
+				return llm.Answer{}, &llm.Error{Kind: llm.Unreachable}
+			}
+			b.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&serverClock{ahead: tt.ahead}}})
+			first := time.Now().Add(tt.ahead - tt.failing)
+			b.env.SetHeartbeatDetails(map[string]any{"first_failure_at": first, "classified": 1})
+			_, err := b.run(t)
+			var applicationErr *temporal.ApplicationError
+			require.ErrorAs(t, err, &applicationErr)
+			require.Equal(t, tt.final, applicationErr.NonRetryable())
+		})
+	}
+
+	b := newRunBundle(t)
+	b.llm = func(context.Context, llm.Request) (llm.Answer, error) {
+		return llm.Answer{}, &llm.Error{Kind: llm.Unreachable}
+	}
+	b.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&serverClock{ahead: 48 * time.Hour}}})
+	_, err := b.run(t)
+	require.Error(t, err)
+	noted, ok := b.details["first_failure_at"].(string)
+	require.True(t, ok)
+	at, err := time.Parse(time.RFC3339Nano, noted)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now().Add(48*time.Hour), at, time.Hour)
 }
 
 func TestRunPanicIsRetriedThenFails(t *testing.T) {
