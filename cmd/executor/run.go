@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -65,6 +67,8 @@ func serve(ctx context.Context, kind app.Kind) error {
 	if err := failpoint.Check(); err != nil {
 		return &exitError{exitUsage, err}
 	}
+	// Without this a write to a log that nobody reads any more ends the process.
+	signal.Ignore(syscall.SIGPIPE)
 	cfg, err := loadConfig()
 	if err != nil {
 		return err
