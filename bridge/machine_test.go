@@ -604,7 +604,7 @@ func (m *machine) step(s *script, answer int, lost bool) {
 		}
 		m.llm++
 		switch answer {
-		case 4:
+		case 3, 4:
 			s.outcome = bad()
 		case 5:
 			s.outcome = job.Outcome{Status: job.Canceled, ErrorCode: workflows.CodeCanceled, ErrorMessage: "The job was canceled."}
