@@ -54,6 +54,12 @@ type Final map[string]any
 // drained role workers have just reported.
 const stopWorkflows = 5 * time.Second
 
+// workflowPatience is how long a workflow's code may compute before the SDK takes
+// it for stuck, and the server's own patience with a workflow task. The default
+// of a second is spent on a starved machine by encoding a job of 1 MiB; the task
+// then fails, is tried again, and starves the machine some more.
+const workflowPatience = 10 * time.Second
+
 // RoleComponent serves one role's queue: nothing but its activity runs there.
 func RoleComponent(cfg Config, role job.Role, run RoleActivity) Component {
 	return Component{
@@ -94,6 +100,7 @@ func WorkflowsComponent(final Final) Component {
 			MaxConcurrentActivityTaskPollers:        finalPollers,
 			DisableEagerActivities:                  true,
 			WorkerStopTimeout:                       stopWorkflows,
+			DeadlockDetectionTimeout:                workflowPatience,
 		},
 		Register: func(r sdk.Registry) {
 			r.RegisterWorkflowWithOptions(workflows.JobWorkflow, workflow.RegisterOptions{Name: workflows.WorkflowType})

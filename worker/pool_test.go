@@ -209,3 +209,10 @@ func TestSlots(t *testing.T) {
 		})
 	}
 }
+
+// A second, the default, is too short for a starved machine: every task of a
+// large job would fail there, however often it is tried.
+func TestWorkflowsHaveTimeToCompute(t *testing.T) {
+	t.Parallel()
+	require.GreaterOrEqual(t, WorkflowsComponent(nil).Options.DeadlockDetectionTimeout, 10*time.Second)
+}
