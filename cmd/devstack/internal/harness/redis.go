@@ -56,6 +56,22 @@ func (b *Bundle) startRedis() {
 	})
 	b.UseRedis(b.RedisServer)
 	t.Cleanup(func() { require.NoError(t, b.Redis.Close()) })
+	t.Cleanup(b.nothingDenied)
+}
+
+// nothingDenied looks for commands that Redis refused the executor for want of a
+// right, which it may have got over without a word. A Redis that is gone by the
+// end of the test is not asked.
+func (b *Bundle) nothingDenied() {
+	entries, err := b.Redis.ACLLog(context.WithoutCancel(b.T.Context()), 128).Result()
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.Username == redisExecutor {
+			b.T.Errorf("deploy/redis/users.acl lacks a right: %s %s (%s)", e.Reason, e.Object, e.Context)
+		}
+	}
 }
 
 func (b *Bundle) runRedis(cfg redisd.Config) *redisd.Server {
