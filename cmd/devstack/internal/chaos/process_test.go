@@ -33,7 +33,7 @@ func bridgeFaults() []fault {
 				jobs := w.load(16)
 				w.bridgeDies(failing("read:3:kill"))
 				require.Empty(w.T, w.allRuns(), "nothing was started yet")
-				require.NotZero(w.T, w.pending(), "entries were read")
+				require.NotZero(w.T, w.inHand(), "entries were read")
 				peer := w.bridge(nil)
 				w.heal()
 				w.await(jobs...)
@@ -48,7 +48,7 @@ func bridgeFaults() []fault {
 				name := map[string]string{"CONSUMER_NAME": "bridge-1"}
 				w.bridgeDies(name, failing("read:3:kill"))
 				require.Empty(w.T, w.allRuns(), "nothing was started yet")
-				require.NotZero(w.T, w.pending(), "entries were read")
+				require.NotZero(w.T, w.inHand(), "entries were read")
 				back := w.bridge(name)
 				w.heal()
 				w.await(jobs...)
@@ -61,11 +61,12 @@ func bridgeFaults() []fault {
 				w.workers()
 				jobs := w.load(16)
 				w.bridgeDies(failing("decode:3:kill"))
-				w.bridgeDies(failing("claimed:2:kill"))
 				require.Empty(w.T, w.allRuns(), "nothing was started yet")
-				require.EqualValues(w.T, len(jobs), w.pending())
+				require.NotZero(w.T, w.inHand(), "entries were read")
+				w.bridgeDies(failing("claimed:2:kill"))
 				w.bridge(nil)
 				w.heal()
+				w.await(jobs...)
 			},
 		},
 		{
@@ -78,21 +79,23 @@ func bridgeFaults() []fault {
 		},
 		{
 			id: "F05", name: "one of two bridges killed under load",
+			// As many at a time as the server with its database of one file can take:
+			// beats that come late would cost calls.
+			setup: setup{env: map[string]string{"BRIDGE_MAX_IN_FLIGHT": "16"}},
 			run: func(w *world) {
 				n := 10_000
 				if shared.short {
-					n = 400
+					n = 200
 				}
 				w.workers()
 				victim, survivor := w.launch(w.bridgeRedis, nil, "bridge"), w.launch(w.bridgeRedis, nil, "bridge")
 				w.Ready(victim.Executor, survivor.Executor)
-				w.T.Cleanup(w.LLM.Release)
 				// These run all the time: taking them over must not start them again.
-				long := make([]*jobRecord, 0, 20)
-				for i := range cap(long) {
-					long = append(long, w.submit(roles[i%len(roles)], "!hang"))
+				const long = 8
+				for i := range long {
+					w.submit(roles[i%len(roles)], "!hang")
 				}
-				w.calling(len(long))
+				w.calling(long)
 				w.load(n)
 				w.WaitFor(restPatience, "a quarter of the jobs is done", func(ctx context.Context) error {
 					return w.reached(ctx, n/4)
@@ -145,8 +148,8 @@ func bridgeFaults() []fault {
 				w.calling(2)
 				w.resubmit(during)
 				w.Wait("duplicates are acknowledged while their jobs run", func(context.Context) error {
-					if n := w.counted(b, duplicates, `kind="running"`); n != 2 || w.pending() != 2 {
-						return fmt.Errorf("%v duplicates, %d pending", n, w.pending())
+					if n := w.counted(b, duplicates, `kind="running"`); n != 2 || w.inHand() != 2 {
+						return fmt.Errorf("%v duplicates, %d pending", n, w.inHand())
 					}
 					return nil
 				})
@@ -160,7 +163,7 @@ func bridgeFaults() []fault {
 				failed := w.submit("chat", "!fail 400 x1")
 				w.await(before, failed)
 				require.EqualValues(w.T, 1, w.counted(b, duplicates, `kind="answer"`))
-				w.Wait("the failed job's books are closed", func(ctx context.Context) error { return w.drained(ctx, failed.stream()) })
+				w.Settled("chat")
 				require.Equal(w.T, "failed", w.Row(failed.role, failed.id)["status"])
 				failed.updates, failed.runs, failed.calls = 2, 2, 2
 				w.resubmit(failed)
@@ -191,7 +194,7 @@ func bridgeFaults() []fault {
 				first := w.bridge(name)
 				asked := w.submit("agent", "")
 				w.await(asked)
-				w.Wait("the first entry is acknowledged", func(ctx context.Context) error { return w.drained(ctx, "jobs:agent") })
+				w.Settled("agent")
 				first.kill()
 
 				asked.updates = 2
@@ -208,7 +211,7 @@ func bridgeFaults() []fault {
 				w.bridgeDies(name, failing("settled:1:kill"))
 				w.bridge(name)
 				w.heal()
-				w.Wait("all is acknowledged", func(ctx context.Context) error { return w.drained(ctx, "jobs:agent") })
+				w.Settled("agent")
 
 				letters := w.DeadLetters("agent")
 				require.Len(w.T, letters, len(rejected))
@@ -265,7 +268,7 @@ func (w *world) bridgeDiesStarting(point string) {
 	w.heal()
 	peer.logs(tookOver)
 	w.calling(len(jobs))
-	require.EqualValues(w.T, len(jobs), w.pending(), "an entry is pending until its run acknowledges it")
+	require.EqualValues(w.T, len(jobs), w.inHand(), "an entry is pending until its run acknowledges it")
 	w.LLM.Script(map[string]any{"hang": false})
 	w.LLM.Release()
 }
@@ -283,8 +286,8 @@ func (w *world) rename(j *jobRecord, id string) {
 	j.id = id
 }
 
-// pending is the number of entries that were read and not acknowledged.
-func (w *world) pending() int64 {
+// inHand is the number of entries that were read and not acknowledged.
+func (w *world) inHand() int64 {
 	w.T.Helper()
 	var n int64
 	for _, role := range roles {

@@ -335,7 +335,7 @@ func (w *world) freezesClosing(point string) {
 	zombie.struck(point, 1, "sleep")
 	zombie.signal(syscall.SIGSTOP)
 	frozen := time.Now()
-	require.EqualValues(w.T, 1, w.pending(), "it was frozen too late")
+	require.EqualValues(w.T, 1, w.inHand(), "it was frozen too late")
 	w.worker("workflows", nil)
 	w.closed(j)
 	before := w.Row(j.role, j.id)
@@ -381,7 +381,7 @@ func codeFaults() []fault {
 				}
 				spared := w.launch(w.workerRedis, last.env, "worker", "--queues", "agent")
 				w.Ready(spared.Executor)
-				w.await(poison)
+				w.Settled("agent")
 				row := w.Row(poison.role, poison.id)
 				require.Equal(w.T, "worker_died", row["error_code"])
 				require.EqualValues(w.T, deaths, row["attempts"])
@@ -408,7 +408,7 @@ func codeFaults() []fault {
 					j.status, j.calls = "failed", 0
 				}
 				w.await(w.submit("manager", ""), w.submit("chat", ""), w.submit("inspector", ""))
-				w.await(poison...)
+				w.Settled("agent")
 				s.workflows.struck("persisted", 2, "panic")
 				x.struck("leased", 3*len(poison), "panic")
 				for _, j := range poison {
@@ -449,7 +449,7 @@ func codeFaults() []fault {
 				}
 				w.pass(20 * time.Second)
 				require.NotZero(w.T, w.counted(misfit, "temporal_workflow_task_execution_failed_total"), "something to alert on")
-				require.EqualValues(w.T, len(jobs), w.pending(), "nothing is acknowledged")
+				require.EqualValues(w.T, len(jobs), w.inHand(), "nothing is acknowledged")
 				require.Empty(w.T, w.Rows("true"))
 				require.Error(w.T, w.reached(w.T.Context(), 1))
 
