@@ -113,9 +113,7 @@ func (w *world) ready() {
 // updates and no open run.
 func (w *world) atRest(v *verdict) {
 	w.T.Helper()
-	// Thousands of jobs take their time.
-	patience := restPatience + time.Duration(len(w.list()))*100*time.Millisecond
-	ctx, cancel := context.WithTimeout(w.T.Context(), patience)
+	ctx, cancel := context.WithTimeout(w.T.Context(), w.patience())
 	defer cancel()
 	err := patiently(ctx, func(ctx context.Context) error {
 		for _, role := range roles {
@@ -128,6 +126,12 @@ func (w *world) atRest(v *verdict) {
 	if err != nil {
 		v.add("I1", "not at rest: %v", err)
 	}
+}
+
+// patience is how long everything may take to come to rest: thousands of jobs
+// take their time.
+func (w *world) patience() time.Duration {
+	return restPatience + time.Duration(len(w.list()))*100*time.Millisecond
 }
 
 // patiently is proc.Wait for checks that are expensive: they get a tenth of the

@@ -97,7 +97,7 @@ func bridgeFaults() []fault {
 				}
 				w.calling(long)
 				w.load(n)
-				w.WaitFor(restPatience, "a quarter of the jobs is done", func(ctx context.Context) error {
+				w.WaitFor(w.patience(), "a quarter of the jobs is done", func(ctx context.Context) error {
 					return w.reached(ctx, n/4)
 				})
 				victim.kill()

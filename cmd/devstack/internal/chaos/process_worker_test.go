@@ -438,8 +438,15 @@ func codeFaults() []fault {
 				s.workflows.signal(syscall.SIGTERM)
 				s.workflows.exits()
 
+				misfits := w.misfit()
+				out, err := misfits("test", "-run", "^TestReplay$", "./workflows")
+				require.Error(w.T, err, "the replay of recorded histories must find the mistake before it is deployed")
+				require.Contains(w.T, out, "TMPRL1100")
 				right := w.Suite.Binary
-				w.Suite.Binary = w.buildMisfit()
+				w.Suite.Binary = filepath.Join(w.Dir, "executor-misfit")
+				// As harness.ExecutorBinary builds it, so that all but one package is there.
+				out, err = misfits("build", "-race", "-buildvcs=false", "-tags", "failpoints", "-o", w.Suite.Binary, "./cmd/executor")
+				require.NoError(w.T, err, out)
 				misfit := w.worker("workflows", nil)
 				w.Suite.Binary = right
 				w.LLM.Script(map[string]any{"hang": false})
@@ -448,7 +455,7 @@ func codeFaults() []fault {
 					w.Wait("a workflow task of "+j.workflowID()+" fails", func(ctx context.Context) error { return w.blocked(ctx, j) })
 				}
 				w.pass(20 * time.Second)
-				require.NotZero(w.T, w.counted(misfit, "temporal_workflow_task_execution_failed_total"), "something to alert on")
+				require.NotZero(w.T, w.counted(misfit, "temporal_workflow_task_execution_failed_total", `failure_reason="NonDeterminismError"`), "something to alert on")
 				require.EqualValues(w.T, len(jobs), w.inHand(), "nothing is acknowledged")
 				require.Empty(w.T, w.Rows("true"))
 				require.Error(w.T, w.reached(w.T.Context(), 1))
@@ -463,9 +470,9 @@ func codeFaults() []fault {
 	}
 }
 
-// buildMisfit builds an executor whose workflow begins with a timer that the
-// histories of open runs do not have.
-func (w *world) buildMisfit() string {
+// misfit changes the workflow so that it begins with a timer that the histories of
+// open runs do not have, and returns a way to run the go command on that source.
+func (w *world) misfit() func(command string, args ...string) (output string, err error) {
 	w.T.Helper()
 	root, err := harness.RepositoryRoot()
 	require.NoError(w.T, err)
@@ -481,16 +488,13 @@ func (w *world) buildMisfit() string {
 	require.NoError(w.T, err)
 	overlayFile := filepath.Join(w.Dir, "overlay.json")
 	require.NoError(w.T, os.WriteFile(overlayFile, overlay, 0o600))
-
-	path := filepath.Join(w.Dir, "executor-misfit")
-	// As harness.ExecutorBinary builds it, so that all but one package is there.
-	cmd := exec.CommandContext(w.T.Context(), "go", "build", "-race", "-buildvcs=false", "-tags", "failpoints",
-		"-overlay", overlayFile, "-o", path, "./cmd/executor")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-	out, err := cmd.CombinedOutput()
-	require.NoError(w.T, err, "%s", out)
-	return path
+	return func(command string, args ...string) (string, error) {
+		cmd := exec.CommandContext(w.T.Context(), "go", append([]string{command, "-overlay", overlayFile}, args...)...)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
 }
 
 // blocked returns an error unless a workflow task of the job's run failed
