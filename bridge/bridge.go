@@ -45,6 +45,7 @@ type Bridge struct {
 	recovered chan struct{} // the workflow service answers again
 
 	sharesLogged time.Time // beat's own
+	redisRun     string    // beat's own: which life of Redis it met last
 }
 
 // New returns a bridge for the streams of all roles. It does no I/O. The error
@@ -128,10 +129,28 @@ func (b *Bridge) beat(ctx context.Context) {
 		b.leader.Store(false)
 		return // the lanes report Redis
 	}
+	b.checkRedis(ctx)
 	held, err := b.redis.Lease(ctx, leaseName, b.timing.lease)
 	if led := b.leader.Swap(err == nil && held); !led && held {
 		b.log.InfoContext(ctx, "this bridge reconciles pending entries with runs")
 	}
+}
+
+// checkRedis notices that Redis was restarted or replaced. It may have forgotten
+// what it confirmed last, so that entries are pending again whose jobs have
+// ended, and a restart can be too short for any call to fail.
+func (b *Bridge) checkRedis(ctx context.Context) {
+	run, err := b.redis.ServerRun(ctx)
+	if err != nil {
+		return // the lanes report Redis
+	}
+	if b.redisRun != "" && b.redisRun != run {
+		b.log.InfoContext(ctx, "Redis was restarted or is another one: pending entries are compared with the rows")
+		for _, l := range b.lanes {
+			l.compare.Store(true)
+		}
+	}
+	b.redisRun = run
 }
 
 // sharesName reports that another bridge has this one's consumer name. Nothing

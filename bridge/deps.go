@@ -27,6 +27,7 @@ type Claimer interface {
 // Keeper looks after pending entries without reading them.
 type Keeper interface {
 	Refresh(ctx context.Context, key, consumer string, ids ...string) error
+	Restore(ctx context.Context, key string, ids ...string) error
 	DropIdleConsumers(ctx context.Context, key string, idle time.Duration) (int, error)
 }
 
@@ -49,6 +50,11 @@ type Leaser interface {
 	Unlease(ctx context.Context, name string) error
 }
 
+// Identifier tells one life of Redis from the next.
+type Identifier interface {
+	ServerRun(ctx context.Context) (string, error)
+}
+
 // ChatMover moves items of the legacy chat list into the chat stream.
 type ChatMover interface {
 	MoveChat(ctx context.Context, list string, limit int) (int, error)
@@ -62,6 +68,7 @@ type Redis interface {
 	Ledger
 	Settler
 	Leaser
+	Identifier
 	ChatMover
 	Group() string
 	Consumer() string

@@ -36,8 +36,11 @@ type lane struct {
 	inFlight   int64 // pending entries of the group when last counted, plus those read since
 	inFlightAt time.Time
 
+	orphans []string // entries to be tried again when the group was lost
+
 	started startedSet
 	fresh   atomic.Bool // forget what is known and drain
+	compare atomic.Bool // drain: Redis may have forgotten acknowledgements
 
 	troubles troubles
 
@@ -81,6 +84,10 @@ func (l *lane) run(ctx context.Context) {
 func (l *lane) pass(stop, work context.Context) time.Duration {
 	if l.fresh.CompareAndSwap(true, false) {
 		l.forget()
+	}
+	if l.compare.CompareAndSwap(true, false) {
+		l.drainAll = true
+		l.inFlightAt = time.Time{}
 	}
 	l.takeSuspects()
 	if !l.ready {
@@ -129,7 +136,28 @@ func (l *lane) ensure(ctx context.Context) error {
 	if err := l.b.redis.EnsureGroup(ctx, l.stream); err != nil {
 		return err
 	}
+	if err := l.countOrphans(ctx); err != nil {
+		return err
+	}
 	l.ready = true
+	return nil
+}
+
+// countOrphans counts those entries that were read, waited to be tried again and
+// are gone with the stream. The others are delivered again.
+func (l *lane) countOrphans(ctx context.Context) error {
+	var gone []string
+	for _, id := range l.orphans {
+		_, found, err := l.b.redis.Entry(ctx, l.stream, id)
+		if err != nil {
+			return err
+		}
+		if !found {
+			gone = append(gone, id)
+		}
+	}
+	l.orphans = nil
+	l.countLost(ctx, gone)
 	return nil
 }
 
@@ -158,10 +186,10 @@ func (l *lane) own(stop, work context.Context, p *progress) error {
 }
 
 // drain reads all own pending entries from the first one, and dispatches those
-// whose run is not known. It stops where nothing succeeds; the entries read so
-// far are then tried again like any other, and the drain begins anew.
+// whose run is not known, or whose job has ended: Redis may have forgotten what
+// the run did last. It stops where nothing succeeds; the entries read so far are
+// then tried again like any other, and the drain begins anew.
 func (l *lane) drain(stop, work context.Context, p *progress) error {
-	seen := make(map[string]struct{})
 	cursor := "0"
 	for stop.Err() == nil {
 		batch, err := l.readOwn(work, cursor, batchSize)
@@ -171,22 +199,22 @@ func (l *lane) drain(stop, work context.Context, p *progress) error {
 		last := lastID(batch)
 		if last == "" {
 			l.drainAll = false
-			for id := range l.waiting {
-				if _, ok := seen[id]; !ok {
-					delete(l.waiting, id) // acknowledged or taken by another
-				}
-			}
 			return nil
 		}
 		cursor = last
+		ended, err := l.ended(work, batch.Entries)
+		if err != nil {
+			l.trouble(work, troubleStoreRead, err)
+			p.failed++
+			return nil
+		}
 		now := l.b.now()
 		var todo []job.Entry
 		for _, e := range batch.Entries {
-			seen[e.ID] = struct{}{}
 			if w := l.waiting[e.ID]; w != nil && (w.verify || now.Before(w.due)) {
 				continue // retry's turn
 			}
-			if !l.started.has(e.ID) {
+			if _, ok := ended[e.ID]; ok || !l.started.has(e.ID) {
 				todo = append(todo, e)
 			}
 		}
@@ -195,6 +223,32 @@ func (l *lane) drain(stop, work context.Context, p *progress) error {
 		}
 	}
 	return nil
+}
+
+// ended returns those of the entries whose run is known, but whose row is there
+// already.
+func (l *lane) ended(ctx context.Context, entries []job.Entry) (map[string]struct{}, error) {
+	known := slices.DeleteFunc(slices.Clone(entries), func(e job.Entry) bool { return !l.started.has(e.ID) })
+	if len(known) == 0 {
+		return nil, nil
+	}
+	items := l.decode(known, false)
+	keys := make([]job.Key, 0, len(items))
+	for _, it := range items {
+		keys = append(keys, it.key(l.role))
+	}
+	rows, err := l.b.readRows(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	ended := make(map[string]struct{})
+	for _, it := range items {
+		row := rows.of(it.key(l.role))
+		if row != nil && job.CompareEntryIDs(it.entry.ID, row.LastEntryID) <= 0 {
+			ended[it.entry.ID] = struct{}{}
+		}
+	}
+	return ended, nil
 }
 
 // retry dispatches the entries whose time has come. It reads each by its id:
@@ -216,8 +270,9 @@ func (l *lane) retry(stop, work context.Context, p *progress) error {
 	return nil
 }
 
-// fetch returns those entries that are still pending for this consumer. The
-// others need no further try: they were acknowledged, or taken by another.
+// fetch returns those entries that this consumer has still to settle. The others
+// need no further try: another one has taken them, or their run was known and has
+// acknowledged them.
 func (l *lane) fetch(ctx context.Context, ids []string) ([]job.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
 	defer cancel()
@@ -227,17 +282,28 @@ func (l *lane) fetch(ctx context.Context, ids []string) ([]job.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(pending) == 0 || pending[0].ID != id || pending[0].Consumer != l.b.redis.Consumer() {
+		isPending := len(pending) > 0 && pending[0].ID == id
+		if isPending && pending[0].Consumer != l.b.redis.Consumer() || !isPending && l.waiting[id].verify {
 			delete(l.waiting, id)
 			continue
 		}
 		entry, found, err := l.b.redis.Entry(ctx, l.stream, id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if found {
+		case !found && isPending:
+			err = l.dropDeleted(ctx, []string{id})
+		case !found:
+			delete(l.waiting, id) // whoever acknowledged it has counted it
+		case !isPending:
+			// Settled by another, or dropped together with this consumer. Nobody could
+			// ever read it again, so it is settled once more, which does no harm.
+			err = l.b.redis.Restore(ctx, l.stream, id)
+			fallthrough
+		default:
 			entries = append(entries, entry)
-		} else if err := l.dropDeleted(ctx, []string{id}); err != nil {
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -283,19 +349,20 @@ func (l *lane) dropDeleted(ctx context.Context, ids []string) error {
 	if err := l.ack(ctx, ids...); err != nil {
 		return err
 	}
-	lost := 0
 	for _, id := range ids {
-		if !l.started.has(id) {
-			lost++
-		}
 		delete(l.waiting, id)
 	}
-	if lost > 0 {
-		l.b.metrics.EntriesLost(l.role, lost)
-		l.log.ErrorContext(ctx, "entries were deleted from the stream before their jobs began",
-			slog.Int("count", lost), slog.String("entry", ids[0]))
-	}
+	l.countLost(ctx, slices.DeleteFunc(slices.Clone(ids), l.started.has))
 	return nil
+}
+
+func (l *lane) countLost(ctx context.Context, ids []string) {
+	if len(ids) == 0 {
+		return
+	}
+	l.b.metrics.EntriesLost(l.role, len(ids))
+	l.log.ErrorContext(ctx, "entries were deleted from the stream before their jobs began",
+		slog.Int("count", len(ids)), slog.String("entry", ids[0]))
 }
 
 // readNew reads and dispatches new entries, if there is room for them.
@@ -518,6 +585,11 @@ func (l *lane) redisTrouble(ctx context.Context, err error) time.Duration {
 		// group delivers the whole stream again.
 		l.trouble(ctx, troubleGroup, err)
 		l.ready = false
+		for id, w := range l.waiting {
+			if w.attempts > 0 {
+				l.orphans = append(l.orphans, id)
+			}
+		}
 		l.forget()
 		return l.backoff(min(l.failures, 3))
 	case errors.Is(err, stream.ErrWrongType):

@@ -183,6 +183,14 @@ func (r seamRedis) Refresh(ctx context.Context, key, consumer string, ids ...str
 	return r.call(redisSide, "Refresh", func() error { return r.c.Refresh(ctx, key, consumer, ids...) })
 }
 
+func (r seamRedis) Restore(ctx context.Context, key string, ids ...string) error {
+	return r.call(redisSide, "Restore", func() error { return r.c.Restore(ctx, key, ids...) })
+}
+
+func (r seamRedis) ServerRun(ctx context.Context) (string, error) {
+	return through(r.seam, redisSide, "ServerRun", func() (string, error) { return r.c.ServerRun(ctx) })
+}
+
 func (r seamRedis) DropIdleConsumers(ctx context.Context, key string, idle time.Duration) (int, error) {
 	return through(r.seam, redisSide, "DropIdleConsumers", func() (int, error) { return r.c.DropIdleConsumers(ctx, key, idle) })
 }

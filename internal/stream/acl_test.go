@@ -36,6 +36,8 @@ func TestTheShippedRightsAreEnough(t *testing.T) {
 		{"ReadOwn", func() error { _, err := c.ReadOwn(ctx, agents, "0", 1); return err }},
 		{"AutoClaim", func() error { _, _, err := c.AutoClaim(ctx, agents, 0, "0-0", 1); return err }},
 		{"Refresh", func() error { return c.Refresh(ctx, agents, "one", id) }},
+		{"Restore", func() error { return c.Restore(ctx, agents, id) }},
+		{"ServerRun", func() error { _, err := c.ServerRun(ctx); return err }},
 		{"Pending", func() error { _, err := c.Pending(ctx, agents); return err }},
 		{"PendingList", func() error { _, err := c.PendingList(ctx, agents, "", 1); return err }},
 		{"Entry", func() error { _, _, err := c.Entry(ctx, agents, id); return err }},

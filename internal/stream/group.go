@@ -50,6 +50,22 @@ func (c *Client) Refresh(ctx context.Context, stream, consumer string, ids ...st
 	return fail(ctx, "refresh pending entries of "+stream, err)
 }
 
+// Restore makes entries pending for this consumer that are not pending for
+// anybody: their consumer was deleted, which drops its entries without a word, or
+// they were acknowledged meanwhile. Ids whose entries are gone are passed over.
+// Do not give it entries that another consumer has: it would take them.
+func (c *Client) Restore(ctx context.Context, stream string, ids ...string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	args := []any{"XCLAIM", stream, c.group, c.consumer, 0}
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	err := c.reader.Do(ctx, append(args, "FORCE", "JUSTID")...).Err()
+	return fail(ctx, "make entries of "+stream+" pending again", err)
+}
+
 // PendingSummary is the state of a group's pending list.
 type PendingSummary struct {
 	Count     int64            // entries read and not acknowledged, over all consumers

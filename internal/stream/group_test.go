@@ -277,3 +277,42 @@ func mustSub(t *testing.T, seconds string, less int64) string {
 	require.NoError(t, err)
 	return fmt.Sprint(n - less)
 }
+
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	s, one := bundle(t)
+	two := open(t, s.Addr(), "two")
+	ctx := t.Context()
+	a, b, gone := add(t, one, agents, "k", "a"), add(t, one, agents, "k", "b"), add(t, one, agents, "k", "c")
+	readNew(t, two, agents, 3)
+	do(t, one, "XGROUP", "DELCONSUMER", agents, DefaultGroup, "two")
+	do(t, one, "XDEL", agents, gone)
+	p, err := one.Pending(ctx, agents)
+	require.NoError(t, err)
+	require.Zero(t, p.Count)
+
+	for range 2 {
+		require.NoError(t, one.Restore(ctx, agents, a, b, gone), "twice is fine")
+	}
+	own, err := one.ReadOwn(ctx, agents, "0", 10)
+	require.NoError(t, err)
+	require.Equal(t, []string{a, b}, ids(own.Entries))
+	require.Empty(t, own.Deleted)
+	require.NoError(t, one.Restore(ctx, agents), "nothing to restore")
+	require.ErrorIs(t, one.Restore(ctx, "jobs:manager", "1-1"), ErrNoGroup)
+}
+
+func TestServerRunChangesWithTheServer(t *testing.T) {
+	t.Parallel()
+	s, one := bundle(t)
+	run, err := one.ServerRun(t.Context())
+	require.NoError(t, err)
+	require.NotEmpty(t, run)
+	again, err := open(t, s.Addr(), "two").ServerRun(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run, again)
+	_, other := bundle(t)
+	different, err := other.ServerRun(t.Context())
+	require.NoError(t, err)
+	require.NotEqual(t, run, different)
+}

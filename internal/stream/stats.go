@@ -70,6 +70,23 @@ func (c *Client) age(ctx context.Context, id string) (time.Duration, error) {
 	return max(0, now.Sub(at)), nil
 }
 
+// ServerRun identifies one life of the server. It changes when Redis was
+// restarted, or when the address leads to another server: what it confirmed last
+// may be lost then, although no call has failed.
+func (c *Client) ServerRun(ctx context.Context) (string, error) {
+	const op = "ask which Redis this is"
+	info, err := c.commands.Info(ctx, "server").Result()
+	if err != nil {
+		return "", fail(ctx, op, err)
+	}
+	for line := range strings.Lines(info) {
+		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
+			return id, nil
+		}
+	}
+	return "", fail(ctx, op, replyError{"run id"})
+}
+
 // ServerWarnings names settings of the server that can lose jobs. It is silent
 // about what the user of the connection may not ask.
 func (c *Client) ServerWarnings(ctx context.Context) []string {
