@@ -19,6 +19,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/api/temporalproto"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -397,7 +399,56 @@ func (w *world) checkSecrets(v *verdict) {
 			v.add("I6", "visibility of %s holds content", r.GetExecution().GetWorkflowId())
 		}
 	}
+	w.checkErrorTexts(v, runs)
 }
+
+// checkErrorTexts: what people are told of failures holds no content either: in
+// rows, updates and dead letters, and of each attempt in Temporal's histories.
+func (w *world) checkErrorTexts(v *verdict, runs []*workflowpb.WorkflowExecutionInfo) {
+	rows, err := w.QueryRows(w.T.Context(), "SELECT role, job_id FROM executor_jobs WHERE error_message LIKE ?", "%"+harness.Canary+"%")
+	require.NoError(w.T, err)
+	for _, r := range rows {
+		v.add("I6", "error_message of %s/%s holds content", r["role"], r["job_id"])
+	}
+	updates, err := w.Redis.XRange(w.T.Context(), harness.Updates, "-", "+").Result()
+	require.NoError(w.T, err)
+	for _, m := range updates {
+		if m.Values["Type"] == "error" && strings.Contains(fmt.Sprint(m.Values["Payload"]), harness.Canary) {
+			v.add("I6", "update %s tells content as an error", m.ID)
+		}
+	}
+	for _, role := range roles {
+		for _, m := range w.DeadLetters(role) {
+			if strings.Contains(fmt.Sprint(m.Values["error"], m.Values["reason"]), harness.Canary) {
+				v.add("I6", "the error of dead letter %s of %s holds content", m.ID, role)
+			}
+		}
+	}
+	for _, r := range runs[:min(len(runs), manyRuns)] {
+		id := r.GetExecution()
+		events := w.Temporal.GetWorkflowHistory(w.T.Context(), id.GetWorkflowId(), id.GetRunId(), false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		for events.HasNext() {
+			event, err := events.Next()
+			if err != nil {
+				break // the fault took the history
+			}
+			for _, failure := range []*failurepb.Failure{
+				event.GetActivityTaskStartedEventAttributes().GetLastFailure(),
+				event.GetActivityTaskFailedEventAttributes().GetFailure(),
+				event.GetMarkerRecordedEventAttributes().GetFailure(),
+				event.GetWorkflowExecutionFailedEventAttributes().GetFailure(),
+				event.GetWorkflowTaskFailedEventAttributes().GetFailure(),
+			} {
+				if strings.Contains(failure.String(), harness.Canary) {
+					v.add("I6", "event %d of %s fails with content", event.GetEventId(), id.GetWorkflowId())
+				}
+			}
+		}
+	}
+}
+
+// manyRuns is how many histories are looked into.
+const manyRuns = 200
 
 func (w *world) get(url string) string {
 	w.T.Helper()

@@ -28,7 +28,10 @@ type setup struct {
 	// temporalRPS is how many requests a second Temporal serves; 0 is plenty.
 	temporalRPS int
 	postgres    bool // rows live in PostgreSQL, behind an edge
-	env         map[string]string
+	// plain runs the executor without race detector and failure points, whose
+	// memory and speed are those of what ships.
+	plain bool
+	env   map[string]string
 }
 
 // world is a whole system for one case: every part a process of its own, and
@@ -67,7 +70,11 @@ func newWorld(t *testing.T, s setup) *world {
 		server:   harness.StartTemporal(t, cfg, filepath.Join(dir, "temporal.log")),
 		excepted: map[string]string{},
 	}
-	w.Bundle = harness.New(t, shared.Suite, harness.Options{
+	binaries := shared.Suite
+	if s.plain {
+		binaries.Binary = shared.plain
+	}
+	w.Bundle = harness.New(t, binaries, harness.Options{
 		Temporal: w.server.Address(), Namespace: temporald.DefaultNamespace,
 		Durable: !s.volatile, RedisArgs: s.redisArgs, Postgres: s.postgres,
 	})

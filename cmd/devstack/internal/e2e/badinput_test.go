@@ -14,7 +14,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
@@ -749,4 +751,39 @@ func TestStreamKeyOfAnotherType(t *testing.T) {
 	b.Submit("chat", "jobId", "chat", "userId", "u1", "message", harness.Text("message"))
 	require.Equal(t, "result", b.Update("chat", 1)["Type"], "without a restart")
 	require.NoError(t, e.WaitReady(t.Context(), proc.HTTPReady(e.Health+"/readyz")))
+}
+
+// TestPoisonFlood is B55: entries that are no jobs do not hold up those behind
+// them, in their own stream or another.
+func TestPoisonFlood(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.Start(nil, "run")
+	const poison = 1000
+	began := time.Now()
+	pipe := b.Redis.Pipeline()
+	for i := range poison {
+		pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: "jobs:agent", Values: []string{
+			"jobId", "p" + strconv.Itoa(i), "userId", "u1", "connectionId", "c1", "payload", harness.Text("payload"),
+		}})
+	}
+	_, err := pipe.Exec(t.Context())
+	require.NoError(t, err)
+	healthy := []string{"manager", "agent"}
+	submitted := time.Now()
+	for _, role := range healthy {
+		b.Submit(role, "jobId", "healthy-"+role, "userId", "u1", "task", harness.Text(role))
+	}
+	b.LLM.Await("the healthy jobs behind have started", func(s harness.Stats) bool { return s.Calls == len(healthy) })
+	started := time.Since(submitted)
+	b.Settled("agent")
+	all := time.Since(began)
+	t.Logf("%d rejected in %.1f s, %.0f a second; healthy jobs behind them started after %.1f s",
+		poison, all.Seconds(), poison/all.Seconds(), started.Seconds())
+
+	require.Len(t, b.Rows("status = 'rejected' AND error_code = 'task_missing'"), poison)
+	require.Len(t, b.DeadLetters("agent"), poison)
+	updates, err := b.Redis.XLen(t.Context(), harness.Updates).Result()
+	require.NoError(t, err)
+	require.EqualValues(t, poison+len(healthy), updates)
 }
