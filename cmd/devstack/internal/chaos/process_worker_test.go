@@ -219,6 +219,7 @@ func callFaults() []fault {
 				before := w.Row(j.role, j.id)
 				zombie.signal(syscall.SIGCONT)
 				w.heal()
+				zombie.logs(reportRefused)
 				w.Wait("the first worker gives up", func(context.Context) error {
 					if n := w.counted(zombie, "executor_jobs_running"); n != 0 {
 						return fmt.Errorf("%v jobs run", n)
@@ -303,10 +304,15 @@ func bookFaults() []fault {
 				w.pass(outage(time.Minute, 15*time.Second) - time.Since(frozen))
 				zombie.signal(syscall.SIGCONT)
 				w.heal()
+				zombie.logs(reportRefused)
 			},
 		},
 	}
 }
+
+// reportRefused is what the SDK logs when the server does not want a worker's
+// report any more.
+const reportRefused = "Task processing failed with error"
 
 // diesClosing kills the workflows worker at one of the final steps of a job.
 func (w *world) diesClosing(point, directive, status string) {
@@ -342,6 +348,7 @@ func (w *world) freezesClosing(point string) {
 	w.pass(outage(time.Minute, 12*time.Second) - time.Since(frozen))
 	zombie.signal(syscall.SIGCONT)
 	w.heal()
+	zombie.logs(reportRefused)
 	w.await(w.load(8)...)
 	require.Equal(w.T, before, w.Row(j.role, j.id))
 }
