@@ -40,6 +40,7 @@ type RunMetrics interface {
 	Running(role job.Role, delta int)
 	TotalWaiting(role job.Role, delta int)
 	LLMCall(role job.Role, model string, d time.Duration, promptTokens, completionTokens int64, errKind string)
+	LLMFinished(role job.Role, reason string)
 	ActivityError(role job.Role, kind string)
 }
 
@@ -198,6 +199,9 @@ func (a *attempt) ask(ctx context.Context) (llm.Answer, error) {
 	begin := time.Now()
 	got, err := a.llm.Complete(ctx, llm.Request{Model: a.model, Prompt: Prompt(a.Job), MaxTokens: a.maxTokens})
 	a.metrics.LLMCall(a.role, a.model, time.Since(begin), got.PromptTokens, got.CompletionTokens, kindOf(err))
+	if err == nil {
+		a.metrics.LLMFinished(a.role, got.FinishReason)
+	}
 	return got, err
 }
 

@@ -16,7 +16,7 @@ const (
 	maxCode  = 48 // bytes
 )
 
-// bounds keeps labels small. Roles, statuses and models are closed sets. Codes
+// bounds keeps labels small. Roles, statuses, models and finish reasons are closed sets. Codes
 // are fixed sets too, but those of other packages, so they are held to their
 // form (snake_case) and their number.
 type bounds struct {
@@ -51,6 +51,17 @@ func (b *bounds) model(model string) string {
 		return model
 	}
 	return other
+}
+
+// finishReason takes the words of OpenAI, and those that servers compatible with
+// it are known to say instead. Any other could be a word of the prompt.
+func (b *bounds) finishReason(reason string) attribute.KeyValue {
+	switch reason {
+	case "stop", "length", "content_filter", "tool_calls", "function_call", "end_turn", "max_tokens", "eos", "unknown":
+	default:
+		reason = other
+	}
+	return attribute.String("finish_reason", reason)
 }
 
 func (b *bounds) code(label, code string) attribute.KeyValue {

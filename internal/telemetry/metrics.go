@@ -52,7 +52,7 @@ type Metrics struct {
 	observe  atomic.Pointer[observer]
 
 	started, finished, rejected, duplicate metric.Int64Counter
-	normalised, lost                       metric.Int64Counter
+	normalised, lost, answers              metric.Int64Counter
 	bridgeErrors, activityErrors           metric.Int64Counter
 	running, waiting                       metric.Int64UpDownCounter
 	duration                               metric.Float64Histogram
@@ -123,6 +123,7 @@ func (m *Metrics) createInstruments(meter metric.Meter) error {
 	m.lost = counter("executor.entries.lost", "Pending entries whose content was deleted before their job started.")
 	m.bridgeErrors = counter("executor.bridge.errors", "Failures of the bridge at Redis, Temporal or the store, by kind.")
 	m.activityErrors = counter("executor.activity.errors", "Failed attempts of role activities, by kind.")
+	m.answers = counter("executor.llm.answers", "Answers of the LLM, by the reason it gave for their end.")
 	m.running = upDown("executor.jobs.running", "Jobs running in this process.")
 	m.waiting = upDown("executor.total.waiting", "Jobs of this process that wait for a permit of MAX_TOTAL.")
 
@@ -282,6 +283,12 @@ func (m *Metrics) LLMCall(role job.Role, model string, d time.Duration, prompt, 
 	if completion > 0 {
 		m.llmTokens.Record(ctx, completion, genaiconv.OperationNameChat, provider, genaiconv.TokenTypeOutput, attrs...)
 	}
+}
+
+// LLMFinished counts an answer by the reason the server gave for its end: length
+// is an answer that was cut off. A reason nobody knows is counted as other.
+func (m *Metrics) LLMFinished(role job.Role, reason string) {
+	m.count(m.answers, 1, m.bounds.role(role), m.bounds.finishReason(reason))
 }
 
 // ObserveStreams sets what is asked for the numbers of the streams at each

@@ -55,6 +55,8 @@ func TestMetrics(t *testing.T) {
 	m.ActivityError(job.Agent, "llm_quota")
 	m.LLMCall(job.Agent, "trt-llm-agent", 1500*time.Millisecond, 10, 20, "")
 	m.LLMCall(job.Agent, "trt-llm-agent", time.Second, 0, 0, "llm_timeout")
+	m.LLMFinished(job.Agent, "length")
+	m.LLMFinished(job.Agent, "tired")
 	m.ObserveStreams(func(context.Context) (map[job.Role]telemetry.StreamStats, error) {
 		return map[job.Role]telemetry.StreamStats{
 			job.Agent: {Length: 100, Pending: 7, DeadLength: 2, Lag: 5, OldestPending: 90 * time.Second},
@@ -73,6 +75,8 @@ func TestMetrics(t *testing.T) {
 		`executor_entries_duplicate_total{kind="reask",role="manager"} 1`,
 		`executor_entries_normalised_total{note="field_case",role="inspector"} 1`,
 		`executor_entries_lost_total{role="agent"} 3`,
+		`executor_llm_answers_total{finish_reason="length",role="agent"} 1`,
+		`executor_llm_answers_total{finish_reason="other",role="agent"} 1`,
 		`executor_bridge_errors_total{kind="redis_unavailable",role="agent"} 1`,
 		`executor_activity_errors_total{kind="llm_quota",role="agent"} 1`,
 		`executor_streams_up 1`,
@@ -133,6 +137,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		m.TotalWaiting(role, 1)
 		m.LLMCall(role, s, time.Second, 1, 1, s)
 		m.LLMCall(role, s, time.Second, 1, 1, "")
+		m.LLMFinished(role, s)
 	}
 	m.ObserveStreams(func(context.Context) (map[job.Role]telemetry.StreamStats, error) {
 		return map[job.Role]telemetry.StreamStats{job.Role(canary): {Length: 1}}, nil
@@ -153,7 +158,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	for name, n := range byMetric {
 		require.LessOrEqual(t, n, 70, name)
 	}
-	allowed := regexp.MustCompile(`^(le|role|status|code|reason|kind|note|quantile|version|error_type|gen_ai_(operation_name|provider_name|request_model|token_type))$`)
+	allowed := regexp.MustCompile(`^(le|role|status|code|reason|finish_reason|kind|note|quantile|version|error_type|gen_ai_(operation_name|provider_name|request_model|token_type))$`)
 	label := regexp.MustCompile(`[{,]([a-z_]+)="`)
 	for _, s := range series {
 		for _, found := range label.FindAllStringSubmatch(s, -1) {

@@ -25,6 +25,7 @@ func llmFaults() []fault {
 const (
 	failedAttempts = "executor_activity_errors_total"
 	runningJobs    = "executor_jobs_running"
+	answersTotal   = "executor_llm_answers_total"
 	usedSlots      = "temporal_worker_task_slots_used"
 )
 
@@ -265,7 +266,7 @@ func llmAnswers() []fault {
 		{
 			id: "F51", name: "finish_reason length, content_filter, and one that nobody knows",
 			run: func(w *world) {
-				w.system()
+				s := w.system()
 				w.LLM.Script(map[string]any{"quote": true})
 				long, filtered, odd := w.submit("agent", "!finish length"), w.submit("manager", "!finish content_filter"), w.submit("chat", "!finish tired")
 				filtered.status = "failed"
@@ -273,6 +274,8 @@ func llmAnswers() []fault {
 				w.heal()
 				require.EqualValues(w.T, 1, w.Row("agent", long.id)["truncated"])
 				require.EqualValues(w.T, 0, w.Row("chat", odd.id)["truncated"])
+				require.EqualValues(w.T, 1, w.counted(s.roles, answersTotal, `finish_reason="length"`))
+				require.EqualValues(w.T, 1, w.counted(s.roles, answersTotal, `finish_reason="other"`))
 				require.Equal(w.T, "llm_content_filtered", w.Row("manager", filtered.id)["error_code"])
 				for _, n := range w.attemptsOfAll() {
 					require.EqualValues(w.T, 1, n, "none of them is asked again")
