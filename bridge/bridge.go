@@ -40,6 +40,7 @@ type Bridge struct {
 	lanes   []*lane
 	lookups *rate.Limiter // looks at runs that are in doubt
 	leader  atomic.Bool   // holds the reconciler's lease
+	nowhere atomic.Bool   // the namespace does not exist
 	began   atomic.Bool
 
 	recovered chan struct{} // the workflow service answers again
@@ -184,12 +185,16 @@ func (b *Bridge) leave(ctx context.Context) {
 }
 
 // Ready reports whether entries are being taken from every stream; the error
-// names the streams that are stuck, and why. It makes no calls.
+// names the streams that are stuck, and why, and a namespace that does not exist.
+// It makes no calls.
 func (b *Bridge) Ready(context.Context) error {
 	if !b.began.Load() {
 		return errors.New("the bridge is not running")
 	}
 	var errs []error
+	if b.nowhere.Load() {
+		errs = append(errs, ErrNoNamespace)
+	}
 	for _, l := range b.lanes {
 		if err := l.troubles.current(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", l.stream, err))

@@ -84,6 +84,7 @@ func (r *reconciler) checkNamespace(ctx context.Context) (answered bool) {
 	call, cancel := context.WithTimeout(ctx, r.b.timing.start)
 	defer cancel()
 	id, err := r.b.temporal.Namespace(call)
+	r.b.nowhere.Store(errors.Is(err, ErrNoNamespace))
 	if err != nil {
 		if ctx.Err() == nil {
 			r.b.metrics.BridgeError("", troubleTemporal)

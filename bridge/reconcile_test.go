@@ -350,6 +350,17 @@ func TestTemporalLosesItsState(t *testing.T) { // F24
 	require.Len(t, w.temporal.startedIDs(), jobs+20, "jobs with a row are not run again")
 }
 
+func TestABridgeWithoutItsNamespaceIsNotReady(t *testing.T) { // F26
+	t.Parallel()
+	w := newWorld(t)
+	w.temporal.lose("")
+	b := w.bridge("b1")
+	w.run(b)
+	w.eventually("it says what is missing", func() bool { return errors.Is(b.Ready(t.Context()), ErrNoNamespace) })
+	w.temporal.lose("ns-1")
+	w.eventually("the namespace was created", func() bool { return b.Ready(t.Context()) == nil })
+}
+
 func TestARunThatIsUnknownIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -108,6 +108,10 @@ var ErrRunNotFound = errors.New("no such run")
 // with the input of a job, or whose input cannot be decoded with the keys at hand.
 var ErrInputUnreadable = errors.New("the run's input is not that of a job")
 
+// ErrNoNamespace is returned by Visibility.Namespace where the server answers and
+// has no such namespace: it is misspelt, or was not created yet.
+var ErrNoNamespace = errors.New("the namespace does not exist on the Temporal server: create it or set TEMPORAL_NAMESPACE")
+
 // Runs looks at runs.
 type Runs interface {
 	// Describe returns the current run of a workflow id, consistently, or
@@ -124,8 +128,8 @@ type Visibility interface {
 	Open(ctx context.Context) ([]Run, error)
 	// Killed returns runs that were terminated or timed out since then.
 	Killed(ctx context.Context, since time.Time) ([]Run, error)
-	// Namespace returns the id of the namespace. It changes when the server lost
-	// its state.
+	// Namespace returns the id of the namespace, or ErrNoNamespace. It changes when
+	// the server lost its state.
 	Namespace(ctx context.Context) (string, error)
 }
 

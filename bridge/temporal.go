@@ -303,6 +303,9 @@ const listPage = 1000
 // for them.
 func (s *service) Namespace(ctx context.Context) (string, error) {
 	resp, err := s.client.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.cfg.Namespace})
+	if _, missing := errors.AsType[*serviceerror.NamespaceNotFound](err); missing {
+		return "", fmt.Errorf("describe namespace %q: %w", s.cfg.Namespace, ErrNoNamespace)
+	}
 	if err != nil {
 		return "", fmt.Errorf("describe namespace %q: %w", s.cfg.Namespace, err)
 	}

@@ -97,6 +97,9 @@ func (f *frontend) GetWorkflowExecutionHistory(context.Context, *workflowservice
 }
 
 func (f *frontend) DescribeNamespace(context.Context, *workflowservice.DescribeNamespaceRequest) (*workflowservice.DescribeNamespaceResponse, error) {
+	if f.namespace == "" {
+		return nil, serviceerror.ToStatus(serviceerror.NewNamespaceNotFound("ns")).Err()
+	}
 	return &workflowservice.DescribeNamespaceResponse{NamespaceInfo: &namespacepb.NamespaceInfo{Id: f.namespace}}, nil
 }
 
@@ -429,6 +432,9 @@ func TestVisibility(t *testing.T) {
 	id, err := service.Namespace(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "id-7", id)
+	f.namespace = ""
+	_, err = service.Namespace(t.Context())
+	require.ErrorIs(t, err, ErrNoNamespace)
 }
 
 func TestInput(t *testing.T) {

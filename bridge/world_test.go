@@ -516,6 +516,9 @@ func (f *fakeTemporal) Killed(context.Context, time.Time) ([]Run, error) {
 func (f *fakeTemporal) Namespace(context.Context) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.namespace == "" {
+		return "", ErrNoNamespace
+	}
 	return f.namespace, nil
 }
 
