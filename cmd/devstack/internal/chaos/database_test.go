@@ -2,5 +2,167 @@
 
 package chaos
 
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
 // databaseFaults are those of the result store.
-func databaseFaults() []fault { return nil }
+func databaseFaults() []fault {
+	return []fault{
+		{
+			id: "F43", name: "database away when answers arrive",
+			setup: setup{postgres: true},
+			run: func(w *world) {
+				s := w.system()
+				jobs := w.hanging(8)
+				w.toDatabase.cut()
+				w.answerAll()
+				w.withoutDatabase(s, jobs, 12*time.Second, func() {})
+				w.toDatabase.join()
+				w.heal()
+				w.settled(jobs...)
+			},
+		},
+		{
+			id: "F43b", name: "database and Redis away when answers arrive, Redis back first",
+			setup: setup{postgres: true},
+			run: func(w *world) {
+				s := w.system()
+				jobs := w.hanging(8)
+				w.toDatabase.cut()
+				w.workerRedis.cut()
+				w.bridgeRedis.cut()
+				w.answerAll()
+				w.withoutDatabase(s, jobs, 6*time.Second, func() {
+					w.workerRedis.join()
+					w.bridgeRedis.join()
+				})
+				w.toDatabase.join()
+				w.heal()
+				w.settled(jobs...)
+			},
+		},
+		{
+			id: "F44", name: "database commits, and the reply is lost",
+			setup: setup{postgres: true},
+			run: func(w *world) {
+				w.system()
+				const times = 4
+				// A job's first outcome is one statement, committed with its own reply.
+				w.toDatabase.cutAt(down, "INSERT 0 1", times)
+				w.settled(w.load(8)...)
+				require.Equal(w.T, times, w.toDatabase.wasCut(down))
+				w.toDatabase.heal()
+
+				// What changes a row is a transaction: here the mark that the dead letter
+				// is written, and then the outcome of the second try.
+				failed := make([]*jobRecord, 0, times)
+				w.toDatabase.cutAt(down, "COMMIT", times)
+				for range times {
+					j := w.submit("agent", "!fail 400 x1")
+					j.status, j.calls, j.updates, j.runs = "completed", 2, 2, 2
+					failed = append(failed, j)
+				}
+				w.Wait("jobs have failed", func(ctx context.Context) error {
+					if n := w.Redis.XLen(ctx, "jobs:agent:dead").Val(); n != times {
+						return errors.New("not all")
+					}
+					return w.pendingOf(ctx, "agent", 0)
+				})
+				require.Equal(w.T, times, w.toDatabase.wasCut(down))
+				w.toDatabase.heal()
+				w.toDatabase.cutAt(down, "COMMIT", times)
+				for _, j := range failed {
+					require.NoError(w.T, w.add(w.T.Context(), j))
+				}
+				w.settled(failed...)
+				require.Equal(w.T, times, w.toDatabase.wasCut(down))
+				w.toDatabase.heal()
+				w.heal()
+			},
+		},
+		{
+			id: "F45", name: "database turned read-only when answers arrive",
+			setup: setup{postgres: true},
+			run: func(w *world) {
+				s := w.system()
+				jobs := w.hanging(8)
+				w.readOnly(true)
+				w.answerAll()
+				w.withoutDatabase(s, jobs, 6*time.Second, func() {})
+				w.readOnly(false)
+				w.heal()
+				w.settled(jobs...)
+			},
+		},
+		{
+			id: "F45b", name: "disk of the SQLite file full when answers arrive",
+			run: func(w *world) {
+				s := w.system()
+				w.settled(w.load(4)...)
+				jobs := w.hanging(8)
+				log, err := os.Stat(w.Database() + "-wal")
+				require.NoError(w.T, err)
+				w.limitFiles(s.workflows.Process, log.Size())
+				w.answerAll()
+				w.withoutDatabase(s, jobs, 6*time.Second, func() {})
+				w.limitFiles(s.workflows.Process, unlimited)
+				w.heal()
+				w.settled(jobs...)
+			},
+		},
+	}
+}
+
+// withoutDatabase waits until the answers have arrived that cannot be stored, lets
+// five minutes pass, or twice short, and sees that nothing is told or acknowledged
+// before the row.
+func (w *world) withoutDatabase(s system, jobs []*jobRecord, short time.Duration, halfway func()) {
+	w.T.Helper()
+	w.calling(0)
+	w.pass(outage(150*time.Second, short))
+	halfway()
+	w.pass(outage(150*time.Second, short))
+	rows, err := w.statuses(w.T.Context())
+	require.NoError(w.T, err)
+	for _, j := range jobs {
+		require.Empty(w.T, rows[j.key()], "%s was to have no row", j.key())
+	}
+	require.Empty(w.T, w.withUpdate(jobs))
+	for _, role := range roles {
+		require.NoError(w.T, w.pendingOf(w.T.Context(), role, int64(len(jobs)/len(roles))))
+	}
+	for _, p := range []*process{s.bridge, s.workflows, s.roles} {
+		select {
+		case <-p.Done():
+			require.Fail(w.T, "an executor ended", "%s", p.Name())
+		default:
+		}
+	}
+}
+
+// readOnly lets the database refuse to write, or stops that.
+func (w *world) readOnly(on bool) {
+	w.T.Helper()
+	ctx := w.T.Context()
+	conn, err := pgx.Connect(ctx, w.Postgres.URL(w.Postgres.Address()))
+	require.NoError(w.T, err)
+	defer func() { require.NoError(w.T, conn.Close(ctx)) }()
+	_, err = conn.Exec(ctx, "SET default_transaction_read_only = off")
+	require.NoError(w.T, err)
+	change := "ALTER DATABASE executor RESET default_transaction_read_only"
+	if on {
+		change = "ALTER DATABASE executor SET default_transaction_read_only = on"
+	}
+	_, err = conn.Exec(ctx, change)
+	require.NoError(w.T, err)
+	// It holds for new connections.
+	_, err = conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	require.NoError(w.T, err)
+}
