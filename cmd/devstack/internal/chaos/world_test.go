@@ -86,6 +86,9 @@ func newWorld(t *testing.T, s setup) *world {
 		"TEMPORAL_ADDRESS": w.toTemporal.address(),
 		"LLM_ENDPOINT":     "http://" + w.toLLM.address() + "/v1/chat/completions",
 		"DRAIN_TIMEOUT":    "5s",
+		// A program with the race detector sleeps a second when it exits, and that
+		// is not what is measured here.
+		"GORACE": "atexit_sleep_ms=0",
 	}
 	if s.postgres {
 		w.toDatabase = newEdge(t, "database", w.Port(), w.Postgres.Address())
