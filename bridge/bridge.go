@@ -130,11 +130,11 @@ func (b *Bridge) beat(ctx context.Context) {
 		b.leader.Store(false)
 		return // the lanes report Redis
 	}
-	b.checkRedis(ctx)
 	held, err := b.redis.Lease(ctx, leaseName, b.timing.lease)
 	if led := b.leader.Swap(err == nil && held); !led && held {
 		b.log.InfoContext(ctx, "this bridge reconciles pending entries with runs")
 	}
+	b.checkRedis(ctx)
 }
 
 // checkRedis notices that Redis was restarted or replaced. It may have forgotten

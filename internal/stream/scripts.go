@@ -237,12 +237,15 @@ local function take(width)
 end
 local done, renew, ask = take(1), take(1), take(2)
 
--- A missing epoch means that Redis forgot who holds permits. Their holders
--- announce themselves again during the pause.
-local began = tonumber(redis.call('GET', epoch) or '')
-if not began or began > now then
+-- An epoch that is missing, or from another life of Redis, means that it forgot
+-- who holds permits, or what the last second changed of that. The holders announce
+-- themselves again during the pause.
+local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local began, its_life = string.match(redis.call('GET', epoch) or '', '^(%d+):(%x+)$')
+began = tonumber(began)
+if not began or began > now or its_life ~= life then
   began = now
-  redis.call('SET', epoch, int(now))
+  redis.call('SET', epoch, int(now) .. ':' .. life)
 end
 local granting = now - began >= pause_ms
 

@@ -298,6 +298,29 @@ func TestTotalSurvivesLostMemory(t *testing.T) {
 	}
 }
 
+// Redis comes back, as a server without the last second's changes or as a replica
+// that lagged behind: the epoch is still there and a holder is not.
+func TestTotalDoesNotTrustAnotherLifeOfRedis(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	c := open(t, s.Addr(), "p")
+	timing := quick()
+	timing.pause = 0
+	_, _, orders, err := newTotal(c, 1, nil, timing).call(t.Context(), 1, nil, nil, []any{"holder", "0"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"0"}, orders, "the holder has the only permit")
+	epoch, err := c.commands.Get(t.Context(), "{executor:total}:epoch").Result()
+	require.NoError(t, err)
+
+	s.Restart(t)
+	do(t, c, "SET", "{executor:total}:epoch", epoch)
+	timing.pause = time.Minute
+	granting, _, orders, err := newTotal(c, 1, nil, timing).call(t.Context(), 1, nil, nil, []any{"other", "0"})
+	require.NoError(t, err)
+	require.False(t, granting)
+	require.NotEqual(t, []string{"0"}, orders)
+}
+
 func TestTotalGrantsNothingWhileRedisIsDown(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
