@@ -5,6 +5,7 @@ package chaos
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -379,15 +380,22 @@ func codeFaults() []fault {
 				w.worker("manager,inspector,chat", nil)
 				poison := w.submit("agent", "")
 				poison.status, poison.calls = "failed", deaths
-				var last *process
-				for range deaths {
-					last = w.launch(w.workerRedis, failing("llm_sent:1:kill"), "worker", "--queues", "agent")
-					last.died()
-					others := []*jobRecord{w.submit("manager", ""), w.submit("chat", "")}
-					w.await(others...)
+				// A worker can also die, as far as the server knows, with a task that it has
+				// never seen, so that the last of them may be spared.
+				kills := 0
+				var spared *process
+				for spared == nil {
+					x := w.launch(w.workerRedis, failing("llm_sent:1:kill"), "worker", "--queues", "agent")
+					if w.survived(x, poison) {
+						spared = x
+						continue
+					}
+					kills++
+					w.await(w.submit("manager", ""), w.submit("chat", ""))
 				}
-				spared := w.launch(w.workerRedis, last.env, "worker", "--queues", "agent")
-				w.Ready(spared.Executor)
+				w.remark("%d processes killed", kills)
+				require.LessOrEqual(w.T, kills, deaths)
+				require.GreaterOrEqual(w.T, kills, deaths-2)
 				w.Settled("agent")
 				row := w.Row(poison.role, poison.id)
 				require.Equal(w.T, "worker_died", row["error_code"])
@@ -475,6 +483,25 @@ func codeFaults() []fault {
 			},
 		},
 	}
+}
+
+// survived waits until an armed process died, or the job ended without it.
+func (w *world) survived(x *process, j *jobRecord) bool {
+	w.T.Helper()
+	ended := false
+	w.Wait("death of "+x.Name()+" or the end of "+j.key(), func(context.Context) error {
+		select {
+		case <-x.Done():
+			x.died()
+			return nil
+		default:
+		}
+		if ended = w.Row(j.role, j.id) != nil; !ended {
+			return errors.New("neither")
+		}
+		return nil
+	})
+	return ended
 }
 
 // misfit changes the workflow so that it begins with a timer that the histories of
