@@ -49,6 +49,22 @@ func databaseFaults() []fault {
 			},
 		},
 		{
+			id: "F43c", name: "database away when the executors start",
+			setup: setup{postgres: true},
+			run: func(w *world) {
+				w.toDatabase.cut()
+				jobs := w.load(8)
+				s := w.launchSystem()
+				s.bridge.logs("the result store cannot be opened")
+				s.workflows.logs("the result store cannot be opened")
+				w.pass(outage(time.Minute, 5*time.Second))
+				require.Zero(w.T, w.LLM.Stats().Calls, "nobody knows yet whether these jobs were done before")
+				w.toDatabase.join()
+				w.heal()
+				w.await(jobs...)
+			},
+		},
+		{
 			id: "F44", name: "database commits, and the reply is lost",
 			setup: setup{postgres: true},
 			run: func(w *world) {

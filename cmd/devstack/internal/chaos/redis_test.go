@@ -20,6 +20,7 @@ import (
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
+	"github.com/nodpt/executor/cmd/devstack/internal/redisd"
 )
 
 // redisFaults are those of Redis and of the way to it.
@@ -52,11 +53,7 @@ func redisConnectionFaults() []fault {
 				w.bridgeRedis.cut()
 				w.workerRedis.cut()
 				jobs := w.load(8)
-				s := system{
-					bridge:    w.launch(w.bridgeRedis, nil, "bridge"),
-					workflows: w.launch(w.workerRedis, nil, "worker", "--queues", "workflows"),
-					roles:     w.launch(w.workerRedis, nil, "worker", "--queues", roleQueues),
-				}
+				s := w.launchSystem()
 				w.Wait("the bridge says that Redis is away", func(ctx context.Context) error {
 					if s.bridge.ready(ctx) == nil || !strings.Contains(s.bridge.Log(), "intake has to wait") {
 						return errors.New("it does not")
@@ -84,6 +81,20 @@ func redisConnectionFaults() []fault {
 				w.pass(d - time.Since(began))
 				w.heal()
 				w.await(jobs...)
+			},
+		},
+		{
+			id: "F41b", name: "every reply of Redis takes 2.5 s, longer than the first try of a final step",
+			run: func(w *world) {
+				s := w.system()
+				w.bridgeRedis.toxic("latency", down, map[string]any{"latency": 2500})
+				w.workerRedis.toxic("latency", down, map[string]any{"latency": 2500})
+				jobs := w.load(8)
+				w.await(jobs...)
+				require.NotContains(w.T, s.bridge.Log(), "took over entries", "the bridge is slow, not dead")
+				w.bridgeRedis.heal()
+				w.workerRedis.heal()
+				w.heal()
 			},
 		},
 		{
@@ -150,6 +161,7 @@ func redisMemoryFaults() []fault {
 				for range 6 {
 					jobs = append(jobs, w.submit("agent", "")) // no room for them: unread
 				}
+				_ = w.aofSize() // a slow disk may hold it up, which is F33
 				w.RedisServer.Process().Kill()
 				w.answerAll()
 				w.pass(outage(time.Minute, 4*time.Second))
@@ -202,13 +214,26 @@ func redisMemoryFaults() []fault {
 				w.system()
 				w.await(w.load(4)...)
 				jobs := w.hanging(8)
+				w.bridgeRedis.cut() // the next entries are to survive, but not their reads
+				for range 2 {
+					j := w.submit("agent", "!fail 400")
+					j.status = "failed"
+					jobs = append(jobs, j)
+				}
 				mark := w.aofSize()
+				w.bridgeRedis.join()
 				w.answerAll()
 				w.settled(jobs...)
 				w.powerLoss(func(all []aofCommand) int64 { return all[first(all, mark)].at + 7 })
 				require.Empty(w.T, w.withUpdate(jobs), "updates that survived")
+				require.Zero(w.T, w.Redis.XLen(w.T.Context(), "jobs:agent:dead").Val(), "dead letters that survived")
 				w.heal()
 				w.settled(jobs...)
+				dead := w.DeadLetters("agent")
+				require.Len(w.T, dead, 2)
+				for _, letter := range dead {
+					require.Len(w.T, w.Rows("dead_id = ?", letter.ID), 1)
+				}
 			},
 		},
 		{
@@ -286,6 +311,26 @@ func redisMemoryFaults() []fault {
 			},
 		},
 		{
+			id: "F33e", name: "power fails: who holds the permits of MAX_TOTAL is lost",
+			setup: setup{env: map[string]string{"MAX_TOTAL": "2"}},
+			run: func(w *world) {
+				w.system()
+				w.LLM.Script(map[string]any{"hang": true})
+				jobs := w.load(8)
+				w.calling(2)
+				w.Wait("all jobs are started", func(ctx context.Context) error { return w.openRuns(ctx, len(jobs)) })
+				w.powerLoss(func(all []aofCommand) int64 {
+					return all[slices.IndexFunc(all, func(c aofCommand) bool { return c.is("ZADD", "{executor:total}:held") })].at
+				})
+				require.EqualValues(w.T, 1, w.Redis.Exists(w.T.Context(), "{executor:total}:epoch").Val(), "Redis has not lost everything")
+				w.heal()
+				w.pass(outage(20*time.Second, 5*time.Second))
+				w.answerAll()
+				w.await(jobs...)
+				require.LessOrEqual(w.T, w.LLM.Stats().MaxRunning, 2, "MAX_TOTAL")
+			},
+		},
+		{
 			id: "F34", name: "FLUSHALL while a read blocks",
 			setup: setup{env: map[string]string{"BRIDGE_MAX_IN_FLIGHT": "4"}},
 			note:  "entries nobody had read are lost",
@@ -315,6 +360,11 @@ func redisMemoryFaults() []fault {
 			id: "F38", name: "failover to a replica that lags behind",
 			note: "the replica was cut off before the last updates, acknowledgements and entries; entries only the master had are lost",
 			run:  failover,
+		},
+		{
+			id: "F38b", name: "failover while the workers go on talking to the old master",
+			note: "what they told the old master is told again to the new one",
+			run:  splitBrain,
 		},
 	}
 }
@@ -666,10 +716,17 @@ func (w *world) aofFile() string {
 	return found[0]
 }
 
-// aofSize is how much Redis has written of what it has confirmed: all of it,
-// because it writes before it replies.
+// aofSize is how much Redis has written, when that is all it has confirmed. It
+// writes before it replies, unless the disk is still busy with the last second.
 func (w *world) aofSize() int64 {
 	w.T.Helper()
+	w.Wait("what Redis has confirmed is written", func(ctx context.Context) error {
+		state, err := w.Redis.Info(ctx, "persistence").Result()
+		if err == nil && !strings.Contains(state, "aof_buffer_length:0\r\n") {
+			err = errors.New("some of it is not")
+		}
+		return err
+	})
 	info, err := os.Stat(w.aofFile())
 	require.NoError(w.T, err)
 	return info.Size()
@@ -741,22 +798,63 @@ func (w *world) powerLoss(upTo func([]aofCommand) int64) {
 	})
 }
 
+// replicated gives Redis a replica, and the way on which it follows.
+func (w *world) replicated() (*redisd.Server, *edge) {
+	w.T.Helper()
+	require.NoError(w.T, w.Redis.ConfigSet(w.T.Context(), "repl-diskless-sync-delay", "0").Err())
+	replication := newEdge(w.T, "replication", w.Port(), w.RedisServer.Address())
+	return w.RedisReplica(replication.address()), replication
+}
+
+// upToDate waits until the replica knows everything. A write comes first: WAIT is
+// about those of its own connection.
+func (w *world) upToDate() {
+	w.T.Helper()
+	w.Wait("the replica is up to date", func(ctx context.Context) error {
+		pipe := w.Redis.Pipeline()
+		pipe.Set(ctx, "probe", "1", time.Minute)
+		n := pipe.Do(ctx, "WAIT", 1, 1000)
+		if _, err := pipe.Exec(ctx); err != nil {
+			return err
+		}
+		if n.Val() != int64(1) {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+}
+
+// splitBrain is F38b.
+func splitBrain(w *world) {
+	replica, replication := w.replicated()
+	w.system()
+	w.settled(w.load(4)...)
+	jobs := w.hanging(8)
+	w.upToDate()
+	replication.cut()
+	w.unwatched(func() {
+		w.bridgeRedis.retarget(replica.Address())
+		w.UseRedis(replica)
+		require.NoError(w.T, w.Redis.ReplicaOf(w.T.Context(), "NO", "ONE").Err())
+	})
+	w.answerAll()
+	w.rows(jobs...)
+	// They have told the old master, and hear from nobody that it is not one.
+	w.Wait("the runs have ended", func(ctx context.Context) error { return w.openRuns(ctx, 0) })
+	w.RedisServer.Process().Kill()
+	w.workerRedis.retarget(replica.Address())
+	w.heal()
+	w.settled(jobs...)
+}
+
 // failover is F38.
 func failover(w *world) {
 	ctx := w.T.Context()
-	require.NoError(w.T, w.Redis.ConfigSet(ctx, "repl-diskless-sync-delay", "0").Err())
-	replication := newEdge(w.T, "replication", w.Port(), w.RedisServer.Address())
-	replica := w.RedisReplica(replication.address())
+	replica, replication := w.replicated()
 	s := w.system()
 	w.settled(w.load(4)...)
 	ending := w.hanging(8)
-	w.Wait("the replica is up to date", func(ctx context.Context) error {
-		n, err := w.Redis.Do(ctx, "WAIT", 1, 1000).Int()
-		if err == nil && n != 1 {
-			err = errors.New("it is not")
-		}
-		return err
-	})
+	w.upToDate()
 
 	// The replica falls behind: of these it will know the entries and nothing else.
 	replication.cut()

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -88,8 +89,10 @@ type Bundle struct {
 	// Postgres is nil for SQLite.
 	Postgres  *postgresd.Server
 	executors int
-	// redisAddress is where Redis connects to: the address of the server in use.
+	// redisAddress is where Redis connects to: the address of the server in use;
+	// redisConns are the connections it has made.
 	redisAddress atomic.Value
+	redisConns   sync.Map
 }
 
 // New builds a bundle that ends with the test.

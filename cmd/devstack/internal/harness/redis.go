@@ -51,7 +51,11 @@ func (b *Bundle) startRedis() {
 	b.Redis = redis.NewClient(&redis.Options{
 		Username: redisAdmin, Password: redisPassword(redisAdmin),
 		Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, b.redisAddress.Load().(string))
+			conn, err := new(net.Dialer).DialContext(ctx, network, b.redisAddress.Load().(string))
+			if err == nil {
+				b.redisConns.Store(conn, nil)
+			}
+			return conn, err
 		},
 	})
 	b.UseRedis(b.RedisServer)
@@ -83,9 +87,15 @@ func (b *Bundle) runRedis(cfg redisd.Config) *redisd.Server {
 	return s
 }
 
-// UseRedis lets the test's own client connect to that server from now on. It
-// keeps the connections it has.
-func (b *Bundle) UseRedis(s *redisd.Server) { b.redisAddress.Store(s.Address()) }
+// UseRedis lets the test's own client talk to that server from now on.
+func (b *Bundle) UseRedis(s *redisd.Server) {
+	b.redisAddress.Store(s.Address())
+	b.redisConns.Range(func(conn, _ any) bool {
+		_ = conn.(net.Conn).Close()
+		b.redisConns.Delete(conn)
+		return true
+	})
+}
 
 // RedisReplica runs a second Redis that follows the bundle's, which it reaches
 // by way of an address, and keeps its data like the first.
