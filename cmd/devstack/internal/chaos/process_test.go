@@ -90,15 +90,19 @@ func bridgeFaults() []fault {
 				w.workers()
 				victim, survivor := w.launch(w.bridgeRedis, nil, "bridge"), w.launch(w.bridgeRedis, nil, "bridge")
 				w.Ready(victim.Executor, survivor.Executor)
+				w.load(n / 4)
+				w.WaitFor(w.patience(), "a quarter of the jobs is done", func(ctx context.Context) error {
+					return w.reached(ctx, n/4)
+				})
 				// These run all the time: taking them over must not start them again.
 				const long = 8
 				for i := range long {
 					w.submit(roles[i%len(roles)], "!hang")
 				}
 				w.calling(long)
-				w.load(n)
-				w.WaitFor(w.patience(), "a quarter of the jobs is done", func(ctx context.Context) error {
-					return w.reached(ctx, n/4)
+				w.load(n - n/4)
+				w.WaitFor(w.patience(), "more jobs are done", func(ctx context.Context) error {
+					return w.reached(ctx, n/4+n/100)
 				})
 				victim.kill()
 				w.heal()
