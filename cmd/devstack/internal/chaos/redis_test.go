@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -314,15 +315,25 @@ func redisMemoryFaults() []fault {
 			id: "F33e", name: "power fails: who holds the permits of MAX_TOTAL is lost",
 			setup: setup{env: map[string]string{"MAX_TOTAL": "2"}},
 			run: func(w *world) {
-				w.system()
-				w.LLM.Script(map[string]any{"hang": true})
-				jobs := w.load(8)
-				w.calling(2)
-				w.Wait("all jobs are started", func(ctx context.Context) error { return w.openRuns(ctx, len(jobs)) })
+				w.bridge(nil)
+				w.worker("workflows", nil)
+				holder := w.worker("agent", nil)
+				jobs := w.hangingOf("agent", 2)
+				w.worker("manager", nil)
+				jobs = append(jobs, w.submit("manager", ""), w.submit("manager", ""))
+				w.Wait("two jobs wait for permits", w.waiting)
+				holder.signal(syscall.SIGSTOP) // the others come first
 				w.powerLoss(func(all []aofCommand) int64 {
 					return all[slices.IndexFunc(all, func(c aofCommand) bool { return c.is("ZADD", "{executor:total}:held") })].at
 				})
 				require.EqualValues(w.T, 1, w.Redis.Exists(w.T.Context(), "{executor:total}:epoch").Val(), "Redis has not lost everything")
+				w.Wait("they ask again", func(ctx context.Context) error {
+					if w.LLM.Stats().Running > 2 {
+						return nil // and are granted; the limit is looked at below
+					}
+					return w.waiting(ctx)
+				})
+				holder.signal(syscall.SIGCONT)
 				w.heal()
 				w.pass(outage(20*time.Second, 5*time.Second))
 				w.answerAll()
@@ -600,6 +611,15 @@ func (w *world) openRuns(ctx context.Context, want int) error {
 		return fmt.Errorf("%d runs are open, not %d", open, want)
 	}
 	return nil
+}
+
+// waiting expects two jobs in the queue of MAX_TOTAL.
+func (w *world) waiting(ctx context.Context) error {
+	n, err := w.Redis.ZCard(ctx, "{executor:total}:queue").Result()
+	if err == nil && n != 2 {
+		err = fmt.Errorf("%d wait", n)
+	}
+	return err
 }
 
 // emptied takes everything from Redis while jobs are done, running and unread:
