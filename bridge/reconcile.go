@@ -131,10 +131,9 @@ func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.P
 	if err != nil {
 		return err
 	}
-	now := r.b.now()
 	since := r.since
 	if since.IsZero() {
-		since = now.Add(-r.b.timing.killedSince)
+		since = r.b.now().Add(-r.b.timing.killedSince)
 	}
 	killed, err := r.b.temporal.Killed(call, since)
 	if err != nil {
@@ -159,8 +158,13 @@ func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.P
 	all, err := r.bury(call, killed, pending, max(1, budget/2))
 	r.since = since
 	if all {
-		// Visibility lags behind, and clocks differ: overlap the windows.
-		r.since = now.Add(-visibilityLag)
+		// By the server's clock, because ours may be ahead of it; and visibility lags
+		// behind, so that the windows overlap.
+		for _, run := range killed {
+			if at := run.ClosedAt.Add(-visibilityLag); at.After(r.since) {
+				r.since = at
+			}
+		}
 	}
 	return errors.Join(append(errs, err)...)
 }

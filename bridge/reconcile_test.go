@@ -108,6 +108,28 @@ func TestAKilledRunWhoseEntryIsGoneIsFailedFromItsInput(t *testing.T) {
 	require.Equal(t, "do it", w.dead(job.Agent)[0]["task"])
 }
 
+// Fault F56: the listing of killed runs goes by the server's clock.
+func TestKilledRunsAreFoundWhateverTheClockOfTheBridgeSays(t *testing.T) {
+	t.Parallel()
+	for name, skew := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.run(w.bridge("b1", func(b *Bridge) {
+				b.now = func() time.Time { return time.Now().Add(skew) }
+			}))
+			for i, jobID := range []string{"j1", "j2"} {
+				id := w.agentJob(jobID)
+				run := w.started(job.Agent, jobID)
+				w.redis("XACK", "jobs:agent", "executor-group", id)
+				w.redis("XDEL", "jobs:agent", id)
+				w.temporal.close(run.WorkflowID, RunTerminated, "")
+				w.eventually("it is settled", func() bool { return len(w.dead(job.Agent)) == i+1 })
+			}
+		})
+	}
+}
+
 func TestAKilledRunIsAcknowledgedInTheGroupOfItsEntry(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

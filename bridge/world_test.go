@@ -509,8 +509,8 @@ func (f *fakeTemporal) Open(context.Context) ([]Run, error) {
 	return f.list(func(s RunState) bool { return s == RunOpen }), nil
 }
 
-func (f *fakeTemporal) Killed(context.Context, time.Time) ([]Run, error) {
-	return f.list(RunState.Killed), nil
+func (f *fakeTemporal) Killed(_ context.Context, since time.Time) ([]Run, error) {
+	return slices.DeleteFunc(f.list(RunState.Killed), func(r Run) bool { return r.ClosedAt.Before(since) }), nil
 }
 
 func (f *fakeTemporal) Namespace(context.Context) (string, error) {
