@@ -229,14 +229,18 @@ func backlog(w *world) {
 		displaced = max(displaced, displacement(runs))
 	}
 	peak := w.memory(bridge)
-	failed := int(w.counted(bridge, "executor_bridge_errors_total"))
-	w.T.Logf("bridge: %d kB with %d in flight, %d kB at most; greatest displacement %d, %d errors", idle, inFlight*len(streams), peak, displaced, failed)
+	failed := w.counted(bridge, "executor_bridge_errors_total", `kind="temporal"`)
+	w.T.Logf("bridge: %d kB with %d in flight, %d kB at most; greatest displacement %d, %.0f starts failed", idle, inFlight*len(streams), peak, displaced, failed)
 	w.remark("the bridge took %d MB at most; no start was more than %d places out of turn", peak>>10, displaced)
 	require.Less(w.T, peak, maxBridgeMemory, "kB of the bridge")
-	// Sixteen starts of a stream are under way at once, and one that failed is
-	// tried again after those.
-	const parallel = 16
-	require.Less(w.T, displaced, parallel*(1+failed), "places by which a start was out of turn")
+	// Sixteen starts of a stream are under way at once. One that failed, because the
+	// server is slower than five seconds, is tried again after some others.
+	most := 16
+	if failed > 0 {
+		w.remark("%.0f starts were repeated", failed)
+		most *= 10
+	}
+	require.Less(w.T, displaced, most, "places by which a start was out of turn")
 	for _, role := range streams {
 		require.LessOrEqual(w.T, w.pending(w.T.Context(), role), int64(inFlight))
 	}
