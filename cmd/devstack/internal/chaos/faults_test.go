@@ -61,7 +61,7 @@ func TestFaults(t *testing.T) {
 func (f fault) play(t *testing.T) {
 	t.Helper()
 	began := time.Now()
-	res := result{id: f.id, name: f.name, note: f.note, seed: f.seed}
+	res := result{id: f.id, name: f.name, note: f.note, seed: f.seed, partial: f.partial}
 	defer func() {
 		res.failed = t.Failed()
 		res.duration = time.Since(began)
