@@ -74,19 +74,27 @@ func TestKilledRunsAreNoticedWithoutVisibility(t *testing.T) {
 	require.Len(t, w.temporal.startedIDs(), 2)
 }
 
+// retryKilled fails a job, submits it again and terminates that run. It returns
+// the row, which tells of the retry.
+func (w *world) retryKilled(jobID string) job.Row {
+	w.t.Helper()
+	w.agentJob(jobID)
+	w.finish(w.started(job.Agent, jobID), bad())
+	w.settled(job.Agent)
+	retry := w.agentJob(jobID)
+	w.temporal.close(w.started(job.Agent, jobID).WorkflowID, RunTerminated, "")
+	w.settled(job.Agent)
+	row, _ := w.row(jobID)
+	require.Equal(w.t, "terminated", row.ErrorCode)
+	require.Equal(w.t, retry, row.EntryID)
+	return row
+}
+
 func TestARetryThatWasKilledReplacesTheOldFailure(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.run(w.bridge("b1"))
-	w.agentJob("j1")
-	w.finish(w.started(job.Agent, "j1"), bad())
-	w.settled(job.Agent)
-	retry := w.agentJob("j1")
-	w.temporal.close(w.started(job.Agent, "j1").WorkflowID, RunTerminated, "")
-	w.settled(job.Agent)
-	row, _ := w.row("j1")
-	require.Equal(t, "terminated", row.ErrorCode)
-	require.Equal(t, retry, row.EntryID)
+	w.retryKilled("j1")
 	require.Len(t, w.updates(), 2)
 	require.Len(t, w.dead(job.Agent), 2)
 }
@@ -156,15 +164,7 @@ func TestTheClockOfTheBridgeDoesNotDecideWhichRunCounts(t *testing.T) {
 	w.run(w.bridge("b1", func(b *Bridge) {
 		b.now = func() time.Time { return time.Now().Add(-time.Hour) }
 	}))
-	w.agentJob("j1")
-	w.finish(w.started(job.Agent, "j1"), bad())
-	w.settled(job.Agent)
-	retry := w.agentJob("j1")
-	w.temporal.close(w.started(job.Agent, "j1").WorkflowID, RunTerminated, "")
-	w.settled(job.Agent)
-	row, _ := w.row("j1")
-	require.Equal(t, "terminated", row.ErrorCode)
-	require.Equal(t, retry, row.EntryID)
+	row := w.retryKilled("j1")
 	run, _ := w.temporal.current(job.WorkflowID(job.Agent, "j1"))
 	require.WithinDuration(t, run.StartedAt, row.StartedAt, time.Microsecond)
 	require.WithinDuration(t, run.ClosedAt, row.FinishedAt, time.Microsecond)

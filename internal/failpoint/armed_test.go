@@ -6,15 +6,13 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"os/exec"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/internal/failpointtest"
 )
 
 func TestParseRefuses(t *testing.T) {
@@ -179,25 +177,13 @@ func TestChild(t *testing.T) {
 
 func runChild(t *testing.T, plan string) (stderr string, state *os.ProcessState) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$")
-	cmd.Env = append(os.Environ(), child+"=1", variable+"="+plan)
-	var out strings.Builder
-	cmd.Stderr = &out
-	err := cmd.Run()
-	require.NotNil(t, cmd.ProcessState, "%v", err)
-	require.NoError(t, ctx.Err())
-	return out.String(), cmd.ProcessState
+	return failpointtest.Run(t, "TestChild", plan, child+"=1")
 }
 
 func TestKillIsASIGKILL(t *testing.T) {
 	t.Parallel()
 	stderr, state := runChild(t, "llm_done:2:kill")
-	status, ok := state.Sys().(syscall.WaitStatus)
-	require.True(t, ok)
-	require.True(t, status.Signaled())
-	require.Equal(t, syscall.SIGKILL, status.Signal())
+	require.True(t, failpointtest.Killed(state), "%v", state)
 	require.Equal(t, "passed\nfailpoint llm_done pass 2: kill\n", stderr, "nothing runs after the signal, not even a cleanup")
 }
 

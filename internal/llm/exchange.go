@@ -10,7 +10,6 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -108,7 +107,7 @@ func (x *exchange) Do(req *http.Request) (*http.Response, error) {
 	req.URL, req.Host = &endpoint, endpoint.Host
 	req.Header.Set("User-Agent", "nodpt-executor")
 
-	resp, err := x.send(req)
+	resp, err := send(x.client.http, req)
 	if err != nil {
 		return nil, err
 	}
@@ -137,68 +136,6 @@ func (x *exchange) Do(req *http.Request) (*http.Response, error) {
 	resp.Body = io.NopCloser(bytes.NewReader(x.body))
 	return resp, nil
 }
-
-func (x *exchange) send(req *http.Request) (*http.Response, error) {
-	if failpoint.Armed(failpoint.LLMSent) {
-		return x.sendWatched(req)
-	}
-	return x.client.http.Do(req) //nolint:gosec // the endpoint is configuration, checked in New and when dialling
-}
-
-// sendWatched passes the failpoint llm_sent once the request is written, while
-// the answer is awaited. It returns after that, so that the point is always
-// passed before the answer is looked at.
-func (x *exchange) sendWatched(req *http.Request) (*http.Response, error) {
-	ctx, cut := context.WithCancelCause(req.Context())
-	written := make(chan struct{}, 1)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteRequest: func(info httptrace.WroteRequestInfo) {
-			if info.Err == nil {
-				select {
-				case written <- struct{}{}:
-				default: // written again on another connection
-				}
-			}
-		},
-	})
-	answered := make(chan struct{})
-	passed := make(chan error, 1)
-	go func() {
-		select {
-		case <-written:
-		case <-answered:
-			select {
-			case <-written:
-			default: // it never got that far
-				passed <- nil
-				return
-			}
-		}
-		// The transport calls its hook just before it flushes a small request to
-		// the connection, and has none behind that.
-		timer := time.NewTimer(flushTime)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-answered:
-		}
-		err := failpoint.Hit(ctx, failpoint.LLMSent)
-		if err != nil {
-			cut(err)
-		}
-		passed <- err
-	}()
-	resp, err := x.client.http.Do(req.WithContext(ctx)) //nolint:gosec // as in send
-	close(answered)
-	if lost := <-passed; lost != nil && err == nil {
-		_ = resp.Body.Close()
-		return nil, lost
-	}
-	return resp, err
-}
-
-// flushTime is far more than a flush takes and far less than an LLM does.
-const flushTime = 20 * time.Millisecond
 
 func (x *exchange) readBody(resp *http.Response) ([]byte, error) {
 	limit := x.client.cfg.MaxResponse

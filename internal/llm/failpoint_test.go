@@ -3,21 +3,19 @@
 package llm
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/nodpt/executor/internal/failpoint"
+	"github.com/nodpt/executor/internal/failpointtest"
 )
 
 // Variables of the processes that TestFailpoints starts: where to send how many
@@ -87,25 +85,11 @@ func TestFailpoints(t *testing.T) {
 				}
 				<-r.Context().Done()
 			})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestFailpointChild$")
-			child.Env = append(os.Environ(), "EXEC_FAIL="+tt.plan,
+			stderr, state := failpointtest.Run(t, "TestFailpointChild", tt.plan,
 				childEndpoint+"="+c.Endpoint(), childPrompt+"="+strings.Repeat("x", tt.prompt))
-			var stderr strings.Builder
-			child.Stderr = &stderr
-			err := child.Run()
-			require.NoError(t, ctx.Err())
-			require.Equal(t, tt.outcome, stderr.String())
-			if tt.killed {
-				exit, ok := errors.AsType[*exec.ExitError](err)
-				require.True(t, ok, "%v", err)
-				status, ok := exit.Sys().(syscall.WaitStatus)
-				require.True(t, ok)
-				require.Equal(t, syscall.SIGKILL, status.Signal())
-			} else {
-				require.NoError(t, err)
-			}
+			require.Equal(t, tt.outcome, stderr)
+			require.Equal(t, tt.killed, failpointtest.Killed(state), "%v", state)
+			require.Equal(t, !tt.killed, state.Success(), "%v", state)
 			require.Eventually(t, func() bool { return received.Load() == 1 }, 10*time.Second, time.Millisecond,
 				"the server has the whole request")
 		})
@@ -115,11 +99,8 @@ func TestFailpoints(t *testing.T) {
 // TestFailpointNeedsARequest: a call that is never sent does not pass llm_sent.
 func TestFailpointNeedsARequest(t *testing.T) {
 	t.Parallel()
-	closed := serve(t, says("never"))
-	x := &exchange{client: closed}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1/v1/chat/completions", strings.NewReader("{}"))
-	require.NoError(t, err)
-	_, err = x.sendWatched(req) //nolint:bodyclose // there is no response
-	require.Error(t, err)
-	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	stderr, state := failpointtest.Run(t, "TestFailpointChild", "llm_sent:1:kill",
+		childEndpoint+"=http://127.0.0.1:1/v1/chat/completions", childPrompt+"=x")
+	require.True(t, state.Success())
+	require.Equal(t, "llm_unreachable connection_refused\n", stderr)
 }

@@ -3,17 +3,14 @@
 package store
 
 import (
-	"context"
 	"os"
-	"os/exec"
 	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/nodpt/executor/internal/failpoint"
+	"github.com/nodpt/executor/internal/failpointtest"
 	"github.com/nodpt/executor/internal/job"
 )
 
@@ -47,17 +44,9 @@ func TestFailpointChild(t *testing.T) {
 	}
 }
 
-func runFailpointChild(t *testing.T, plan, url string, rows int) (stderr string, err error) {
+func persistInChild(t *testing.T, plan, url string, rows int) (stderr string, state *os.ProcessState) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestFailpointChild$")
-	child.Env = append(os.Environ(), "EXEC_FAIL="+plan, childURL+"="+url, childRows+"="+strconv.Itoa(rows))
-	var out strings.Builder
-	child.Stderr = &out
-	err = child.Run()
-	require.NoError(t, ctx.Err())
-	return out.String(), err
+	return failpointtest.Run(t, "TestFailpointChild", plan, childURL+"="+url, childRows+"="+strconv.Itoa(rows))
 }
 
 // TestFailpointsBeforeTheCommit runs on every dialect that is there: a process
@@ -75,17 +64,17 @@ func TestFailpointsBeforeTheCommit(t *testing.T) {
 			t.Run("kill", func(t *testing.T) {
 				t.Parallel()
 				url := dbs.fresh(t)
-				stderr, err := runFailpointChild(t, "persist_tx:2:kill", url, 3)
+				stderr, state := persistInChild(t, "persist_tx:2:kill", url, 3)
 				require.Equal(t, "stored\nfailpoint persist_tx pass 2: kill\n", stderr)
-				require.Error(t, err)
+				require.True(t, failpointtest.Killed(state), "%v", state)
 				requireStored(t, url, true, false, false)
 			})
 			t.Run("error", func(t *testing.T) {
 				t.Parallel()
 				url := dbs.fresh(t)
-				stderr, err := runFailpointChild(t, "persist_tx:2:error", url, 3)
+				stderr, state := persistInChild(t, "persist_tx:2:error", url, 3)
 				require.Equal(t, "stored\nfailpoint persist_tx pass 2: error\nfailed\nstored\n", stderr)
-				require.NoError(t, err)
+				require.True(t, state.Success(), "%v", state)
 				requireStored(t, url, true, false, true)
 			})
 		})

@@ -4,11 +4,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/internal/tlstest"
 )
 
 func TestLinks(t *testing.T) {
 	t.Parallel()
-	authority := newAuthority(t)
+	authority := tlstest.New(t)
 	const no, encrypted, verified = "no", "encrypted", "verified"
 	for raw, want := range map[string]string{
 		"postgres://u:p@db.example/x":                                                   no, // the driver prefers TLS, and does without
@@ -16,8 +18,8 @@ func TestLinks(t *testing.T) {
 		"postgres://u:p@db.example/x?sslmode=allow":                                     no,
 		"postgres://u:p@db.example/x?sslmode=prefer":                                    no,
 		"postgres://u:p@db.example/x?sslmode=require":                                   encrypted,
-		"postgres://u:p@db.example/x?sslmode=verify-ca&sslrootcert=" + authority.file:   verified,
-		"postgres://u:p@db.example/x?sslmode=verify-full&sslrootcert=" + authority.file: verified,
+		"postgres://u:p@db.example/x?sslmode=verify-ca&sslrootcert=" + authority.File:   verified,
+		"postgres://u:p@db.example/x?sslmode=verify-full&sslrootcert=" + authority.File: verified,
 		"postgresql://u:p@db.example/x?sslmode=verify-full":                             verified,
 		"mysql://u:p@db.example/x":                                                      no,
 		"mysql://u:p@db.example/x?tls=false":                                            no,
@@ -28,7 +30,7 @@ func TestLinks(t *testing.T) {
 		"mysql://u:p@db.example/x?ssl-mode=REQUIRED":                                    encrypted,
 		"mysql://u:p@db.example/x?tls=true":                                             verified,
 		"mariadb://u:p@db.example/x?ssl-mode=VERIFY_IDENTITY":                           verified,
-		"mysql://u:p@db.example/x?ssl-ca=" + authority.file:                             verified,
+		"mysql://u:p@db.example/x?ssl-ca=" + authority.File:                             verified,
 	} {
 		links, err := Links(Config{URL: raw})
 		require.NoError(t, err, raw)

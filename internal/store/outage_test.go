@@ -1,16 +1,6 @@
 package store
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/tlstest"
 )
 
 // TestServers is what only concerns databases that are servers: those that
@@ -89,28 +80,28 @@ func testOutage(t *testing.T, server *dbServer) {
 // certificate our authority signed, and to the same one trusting somebody else.
 func testEncryption(t *testing.T, server *dbServer) {
 	t.Helper()
-	authority, stranger := newAuthority(t), newAuthority(t)
+	authority, stranger := tlstest.New(t), tlstest.New(t)
 	trust := "?ssl-ca="
 	if server.kind.scheme == "postgres" {
 		trust = "?sslmode=verify-full&sslrootcert="
 	}
 	url := server.fresh(t)
-	_, err := Open(t.Context(), Config{URL: url + trust + authority.file}, nil)
+	_, err := Open(t.Context(), Config{URL: url + trust + authority.File}, nil)
 	require.ErrorContains(t, err, "TLS")
 
 	server.kill()
 	server.encrypt(t, authority)
 	server.start(t)
-	require.NoError(t, open(t, url+trust+authority.file).Close())
-	_, err = Open(t.Context(), Config{URL: url + trust + stranger.file}, nil)
+	require.NoError(t, open(t, url+trust+authority.File).Close())
+	_, err = Open(t.Context(), Config{URL: url + trust + stranger.File}, nil)
 	require.ErrorContains(t, err, "certificate")
 	require.ErrorIs(t, err, ErrUnreachable)
 }
 
 // encrypt makes the server speak TLS from its next start.
-func (s *dbServer) encrypt(t *testing.T, a authority) {
+func (s *dbServer) encrypt(t *testing.T, a tlstest.Authority) {
 	t.Helper()
-	cert, key := a.issue(t, s.dir)
+	cert, key := a.Issue(t, s.dir)
 	s.own(t)
 	switch s.kind.scheme {
 	case "postgres":
@@ -118,54 +109,4 @@ func (s *dbServer) encrypt(t *testing.T, a authority) {
 	default:
 		s.args = append(s.args, "--ssl-cert="+cert, "--ssl-key="+key)
 	}
-}
-
-// authority signs certificates for servers on the loopback address.
-type authority struct {
-	file string // PEM of its own certificate
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
-	cert, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	writePEM(t, file, "CERTIFICATE", der)
-	return authority{file: file, cert: cert, key: key}
-}
-
-// issue writes a certificate and its key into dir.
-func (a authority) issue(t *testing.T, dir string) (certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test server"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage:    x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, a.cert, &key.PublicKey, a.key)
-	require.NoError(t, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writePEM(t, certFile, "CERTIFICATE", der)
-	writePEM(t, keyFile, "PRIVATE KEY", private)
-	return certFile, keyFile
-}
-
-func writePEM(t *testing.T, file, kind string, der []byte) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }

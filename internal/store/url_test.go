@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/internal/tlstest"
 )
 
 func TestRedact(t *testing.T) {
@@ -107,8 +109,8 @@ func TestMySQLConfig(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "db.example", cfg.TLS.ServerName, "the name the certificate must have")
 
-	authority := newAuthority(t)
-	cfg, err = mysqlConfig("mysql://h/db?ssl-ca=" + authority.file)
+	authority := tlstest.New(t)
+	cfg, err = mysqlConfig("mysql://h/db?ssl-ca=" + authority.File)
 	require.NoError(t, err)
 	require.Equal(t, "h", cfg.TLS.ServerName)
 	require.False(t, cfg.TLS.InsecureSkipVerify)
