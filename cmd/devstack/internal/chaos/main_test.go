@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/leak"
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 )
 
@@ -78,7 +79,7 @@ func runSuite(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := writeReport(); err != nil {
+	if err := errors.Join(writeReport(), leak.Check()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return max(code, 1)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/leak"
 	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 	"github.com/nodpt/executor/cmd/devstack/internal/temporald"
 )
@@ -55,7 +56,7 @@ func runSuite(m *testing.M) int {
 	}
 	shared = s
 	code := m.Run()
-	if err := errors.Join(s.temporal.Stop(), os.RemoveAll(s.dir)); err != nil {
+	if err := errors.Join(s.temporal.Stop(), os.RemoveAll(s.dir), leak.Check()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return max(code, 1)
 	}

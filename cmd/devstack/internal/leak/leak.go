@@ -21,11 +21,22 @@ const patience = 10 * time.Second
 // Main runs a package's tests and returns the exit code. Call it from TestMain.
 func Main(m *testing.M) int {
 	code := m.Run()
-	if left := wait(patience); len(left) > 0 && code == 0 {
-		fmt.Fprintf(os.Stderr, "goroutines outlive the tests:\n\n%s\n", strings.Join(left, "\n\n"))
+	if err := Check(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return code
+}
+
+// Check waits for the goroutines of this module to end. Its error shows the
+// stacks of those that do not. It is for a TestMain that has parts of its own to
+// stop first.
+func Check() error {
+	left := wait(patience)
+	if len(left) == 0 {
+		return nil
+	}
+	return fmt.Errorf("goroutines outlive the tests:\n\n%s", strings.Join(left, "\n\n"))
 }
 
 // wait returns the stacks of goroutines that are still there after d.
