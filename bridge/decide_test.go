@@ -58,8 +58,8 @@ func TestDecide(t *testing.T) {
 
 func TestEntriesOfTheTimeOfTheRunAreDuplicates(t *testing.T) {
 	t.Parallel()
-	const entry = 1_700_000_000_000 // by the clock of Redis
-	started := time.UnixMilli(entry).Add(-3 * time.Hour)
+	const entry = 1_700_000_000_000                     // by the clock of Redis
+	started := time.UnixMilli(entry).Add(3 * time.Hour) // by Temporal's, or after a long wait
 	id := func(after time.Duration) string { return strconv.FormatInt(entry+after.Milliseconds(), 10) + "-0" }
 	row := func(status job.Status, first string) *job.Row {
 		return &job.Row{
@@ -75,14 +75,19 @@ func TestEntriesOfTheTimeOfTheRunAreDuplicates(t *testing.T) {
 		row   *job.Row
 		want  action
 	}{
-		"at once, failed":          {id(0)[:14] + "1", row(job.Failed, id(0)), actOld},
-		"at once, completed":       {id(0)[:14] + "1", row(job.Completed, id(0)), actOld},
-		"before the end":           {id(time.Minute - time.Millisecond), row(job.Failed, id(0)), actOld},
-		"at the end":               {id(time.Minute), row(job.Failed, id(0)), actRetry},
-		"after the end":            {id(time.Minute + time.Second), row(job.Failed, id(0)), actRetry},
-		"after the end, completed": {id(time.Minute + time.Second), row(job.Completed, id(0)), actAnswer},
-		"ids are numbers":          {"6-0", row(job.Failed, "5-0"), actRetry},
-		"the run began unseen":     {id(time.Second), unstarted, actRetry},
+		"a moment later":                   {id(time.Millisecond), row(job.Failed, id(0)), actOld},
+		"a moment later, completed":        {id(time.Millisecond), row(job.Completed, id(0)), actOld},
+		"ids stand still":                  {id(0)[:14] + "1", row(job.Failed, id(0)), actRetry},
+		"ids stand still, completed":       {id(0)[:14] + "1", row(job.Completed, id(0)), actAnswer},
+		"ids stand still at another entry": {id(time.Second)[:14] + "7", row(job.Failed, id(0)), actRetry},
+		"an id in the future":              {id(4*time.Hour + time.Millisecond), row(job.Failed, id(4*time.Hour)), actRetry},
+		"clocks differ a little":           {id(3*time.Hour + 2*time.Second), row(job.Failed, id(3*time.Hour+time.Second)), actOld},
+		"before the end":                   {id(time.Minute - time.Millisecond), row(job.Failed, id(0)), actOld},
+		"at the end":                       {id(time.Minute), row(job.Failed, id(0)), actRetry},
+		"after the end":                    {id(time.Minute + time.Second), row(job.Failed, id(0)), actRetry},
+		"after the end, completed":         {id(time.Minute + time.Second), row(job.Completed, id(0)), actAnswer},
+		"ids are numbers":                  {"6-0", row(job.Failed, "5-0"), actRetry},
+		"the run began unseen":             {id(time.Second), unstarted, actRetry},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

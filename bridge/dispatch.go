@@ -71,19 +71,31 @@ func decide(entryID string, rejected bool, row *job.Row, now time.Time) action {
 // run took has come before the run ended, because the run began after its entry
 // was there. Entries of the time the row's entry had to wait are not recognised;
 // they count as new ones, which loses nothing. A millisecond is what ids round
-// off. Where ids hold no time, because producers number entries themselves, the
-// row's own entry is far from its run.
+// off.
+//
+// A retry must never be taken for a duplicate, so ids that may not be times prove
+// nothing. After a clock was set back, or at a failover to a master with an earlier
+// one, ids stand still: they repeat the newest millisecond of the stream with
+// higher sequence numbers, until the clock has passed it. Producers may number
+// entries themselves, near zero or in the future; there the row's entry is far
+// from its run, or behind its start.
 func cameDuring(entryID string, row *job.Row) bool {
 	began := job.EntryTime(row.EntryID)
-	if row.StartedAt.IsZero() || row.StartedAt.Sub(began).Abs() > clockTrust {
+	waited := row.StartedAt.Sub(began)
+	if row.StartedAt.IsZero() || waited < -clockSkew || waited > clockTrust || !job.FirstOfMillisecond(entryID) {
 		return false
 	}
 	return job.EntryTime(entryID).Sub(began)+time.Millisecond <= row.FinishedAt.Sub(row.StartedAt)
 }
 
-// clockTrust is how far an entry id may be from the start of its run to be taken
-// for a time.
-const clockTrust = 24 * time.Hour
+const (
+	// clockSkew is how far the clocks of Redis and Temporal may differ before the
+	// times in ids are not believed.
+	clockSkew = time.Second
+	// clockTrust is how long an entry may have waited for its run before its id is
+	// not taken for a time.
+	clockTrust = 24 * time.Hour
+)
 
 // remembered reports whether what was published at that time or later is still
 // known to be published. Half the time to live of the publish-once key leaves

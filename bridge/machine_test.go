@@ -138,6 +138,8 @@ type machine struct {
 	rt       *rapid.T
 	client   *stream.Client // the test's own
 	now      time.Time      // of Redis and the workflow service
+	newest   int64          // milliseconds of the stream's newest id
+	still    bool           // ids stay there, because the clock of Redis is behind
 	skew     time.Duration
 	inFlight int
 	idle     time.Duration // how long every pending entry has been idle, as far as bridges see
@@ -270,6 +272,8 @@ const (
 	mvUngroup   kind = "ungroup"    // the group is destroyed
 	mvDelete    kind = "delete"     // entry Which is deleted
 	mvDelStream kind = "del-stream" // the whole stream is
+	mvStill     kind = "still"      // the clock of Redis falls behind the newest id, or is right again
+	mvAhead     kind = "ahead"      // an entry of job Which whose producer gave it an id an hour ahead
 	mvRefuse    kind = "refuse"     // the workflow service refuses the last job, or no longer
 )
 
@@ -306,6 +310,7 @@ func moves() *rapid.Generator[move] {
 			mvWork, mvWork, mvWork, mvWork, mvRun, mvRun, mvRun, mvRun,
 			mvZombie, mvCrash, mvFreeze, mvWait, mvWait, mvWait, mvIdle, mvLag,
 			mvKill, mvKill, mvReset, mvCopy, mvLose, mvDown, mvUp, mvUngroup, mvDelete, mvDelStream, mvRefuse,
+			mvStill, mvAhead,
 		})
 		if mv.Kind != mvPass && mv.Kind != mvSurvey || rapid.IntRange(0, 2).Draw(t, "undisturbed") > 0 {
 			return mv
@@ -344,9 +349,13 @@ func (m *machine) do(mv move) {
 	m.logf("%s %s", m.now.Format("15:04:05.000"), mv)
 	switch mv.Kind {
 	case mvAdd:
-		m.add(mv.Which%jobsOfASchedule, false)
+		m.add(mv.Which%jobsOfASchedule, false, m.now)
 	case mvAddBad:
-		m.add(mv.Which%jobsOfASchedule, true)
+		m.add(mv.Which%jobsOfASchedule, true, m.now)
+	case mvAhead:
+		m.add(mv.Which%jobsOfASchedule, false, m.now.Add(time.Hour))
+	case mvStill:
+		m.still = !m.still
 	case mvPass:
 		m.pass(mv.Which%len(m.procs), mv.Plan)
 	case mvSurvey:
@@ -416,6 +425,7 @@ func (m *machine) do(mv move) {
 				m.delete(e)
 			}
 			m.redis("DEL", job.Agent.Stream())
+			m.newest = 0
 		}
 	case mvRefuse:
 		if m.temporal.refuse != nil {
@@ -440,12 +450,18 @@ func (m *machine) job(id string) *jobState {
 	return m.jobs[id]
 }
 
-func (m *machine) add(n int, bad bool) {
+// add submits a job at a time by the clock of Redis.
+func (m *machine) add(n int, bad bool, at time.Time) {
+	if newest := m.newest; m.still && newest > 0 || at.UnixMilli() < newest {
+		at = time.UnixMilli(newest) // what Redis makes of *
+	}
+	m.newest = at.UnixMilli()
+
 	e := &entry{job: m.jobID(n), bad: bad}
 	e.before = m.job(e.job).updates
 	row, found := m.row(e.job)
 	e.asksAgain = !bad && found && row.Status == job.Completed
-	args := []string{"XADD", job.Agent.Stream(), fmt.Sprintf("%d-*", m.now.UnixMilli()), "jobId", e.job, "userId", "u", "connectionId", "c"}
+	args := []string{"XADD", job.Agent.Stream(), fmt.Sprintf("%d-*", m.newest), "jobId", e.job, "userId", "u", "connectionId", "c"}
 	if !bad {
 		args = append(args, "task", "do it")
 	}

@@ -74,6 +74,15 @@ func EntryTime(entryID string) time.Time {
 	return time.UnixMilli(int64(ms)).UTC()
 }
 
+// FirstOfMillisecond reports whether Redis's clock showed the time of the id when
+// the entry was added, provided that Redis made the id. Ids with a sequence number
+// above zero are added within the same millisecond, or while the clock is behind
+// the newest id of the stream.
+func FirstOfMillisecond(entryID string) bool {
+	_, seq := splitEntryID(entryID)
+	return seq == 0
+}
+
 // maxEntryMillis is the end of the year 9999, the last that RFC 3339 and the
 // databases can hold.
 const maxEntryMillis = 253402300799999
