@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -754,13 +753,14 @@ func TestStreamKeyOfAnotherType(t *testing.T) {
 }
 
 // TestPoisonFlood is B55: entries that are no jobs do not hold up those behind
-// them, in their own stream or another.
+// them, in their own stream or another. How fast that goes is row B55 of the fault
+// suite, which has the machine for itself and holds it to the bound of five
+// seconds.
 func TestPoisonFlood(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
 	b.Start(nil, "run")
 	const poison = 1000
-	began := time.Now()
 	pipe := b.Redis.Pipeline()
 	for i := range poison {
 		pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: "jobs:agent", Values: []string{
@@ -770,16 +770,11 @@ func TestPoisonFlood(t *testing.T) {
 	_, err := pipe.Exec(t.Context())
 	require.NoError(t, err)
 	healthy := []string{"manager", "agent"}
-	submitted := time.Now()
 	for _, role := range healthy {
 		b.Submit(role, "jobId", "healthy-"+role, "userId", "u1", "task", harness.Text(role))
 	}
 	b.LLM.Await("the healthy jobs behind have started", func(s harness.Stats) bool { return s.Calls == len(healthy) })
-	started := time.Since(submitted)
 	b.Settled("agent")
-	all := time.Since(began)
-	t.Logf("%d rejected in %.1f s, %.0f a second; healthy jobs behind them started after %.1f s",
-		poison, all.Seconds(), poison/all.Seconds(), started.Seconds())
 
 	require.Len(t, b.Rows("status = 'rejected' AND error_code = 'task_missing'"), poison)
 	require.Len(t, b.DeadLetters("agent"), poison)
