@@ -29,6 +29,7 @@ type lane struct {
 
 	ready      bool             // the group exists, as far as is known
 	drainAll   bool             // own pending entries may hold some that nobody knows of
+	blind      bool             // the last drain could not read rows
 	waiting    map[string]*wait // own pending entries to be tried again
 	failures   int              // passes in a row in which everything failed
 	nextSweep  time.Time
@@ -190,6 +191,7 @@ func (l *lane) own(stop, work context.Context, p *progress) error {
 // the run did last. It stops where nothing succeeds; the entries read so far are
 // then tried again like any other, and the drain begins anew.
 func (l *lane) drain(stop, work context.Context, p *progress) error {
+	l.blind = false
 	cursor := "0"
 	for stop.Err() == nil {
 		batch, err := l.readOwn(work, cursor, batchSize)
@@ -204,6 +206,7 @@ func (l *lane) drain(stop, work context.Context, p *progress) error {
 		cursor = last
 		ended, err := l.ended(work, batch.Entries)
 		if err != nil {
+			l.blind = true
 			l.trouble(work, troubleStoreRead, err)
 			p.failed++
 			return nil
@@ -254,12 +257,17 @@ func (l *lane) ended(ctx context.Context, entries []job.Entry) (map[string]struc
 // retry dispatches the entries whose time has come. It reads each by its id:
 // reading pending entries through the group would reset how long its neighbours
 // have been idle, and a lost run of theirs would never be noticed.
+//
+// Where Redis is slow it stops after a while: the rest is still due in the next
+// pass, and new entries must not wait for all of it.
 func (l *lane) retry(stop, work context.Context, p *progress) error {
+	enough, cancel := context.WithTimeout(stop, l.b.timing.call)
+	defer cancel()
 	for ids := range slices.Chunk(l.dueIDs(), batchSize) {
-		if stop.Err() != nil {
+		if enough.Err() != nil {
 			return nil
 		}
-		todo, err := l.fetch(work, ids)
+		todo, err := l.fetch(enough, work, ids)
 		if err != nil {
 			return err
 		}
@@ -270,44 +278,57 @@ func (l *lane) retry(stop, work context.Context, p *progress) error {
 	return nil
 }
 
-// fetch returns those entries that this consumer has still to settle. The others
-// need no further try: another one has taken them, or their run was known and has
-// acknowledged them.
-func (l *lane) fetch(ctx context.Context, ids []string) ([]job.Entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
-	defer cancel()
+// fetch returns those entries that this consumer has still to settle, up to where
+// enough ends, and at least the first. The others need no further try: another one
+// has taken them, or their run was known and has acknowledged them.
+func (l *lane) fetch(enough, ctx context.Context, ids []string) ([]job.Entry, error) {
 	entries := make([]job.Entry, 0, len(ids))
-	for _, id := range ids {
-		pending, err := l.b.redis.PendingList(ctx, l.stream, before(id), 1)
-		if err != nil {
-			return nil, err
-		}
-		isPending := len(pending) > 0 && pending[0].ID == id
-		if isPending && pending[0].Consumer != l.b.redis.Consumer() || !isPending && l.waiting[id].verify {
-			delete(l.waiting, id)
-			continue
-		}
-		entry, found, err := l.b.redis.Entry(ctx, l.stream, id)
-		switch {
-		case err != nil:
-			return nil, err
-		case !found && isPending:
-			err = l.dropDeleted(ctx, []string{id})
-		case !found:
-			delete(l.waiting, id) // whoever acknowledged it has counted it
-		case !isPending:
-			// Settled by another, or dropped together with this consumer. Nobody could
-			// ever read it again, so it is settled once more, which does no harm.
-			err = l.b.redis.Restore(ctx, l.stream, id)
-			fallthrough
+	for i, id := range ids {
+		select {
+		case <-enough.Done():
+			if i > 0 {
+				return entries, nil
+			}
 		default:
-			entries = append(entries, entry)
 		}
+		entry, found, err := l.fetchOne(ctx, id)
 		if err != nil {
 			return nil, err
+		}
+		if found {
+			entries = append(entries, entry)
 		}
 	}
 	return entries, nil
+}
+
+func (l *lane) fetchOne(ctx context.Context, id string) (job.Entry, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.b.timing.call)
+	defer cancel()
+	pending, err := l.b.redis.PendingList(ctx, l.stream, before(id), 1)
+	if err != nil {
+		return job.Entry{}, false, err
+	}
+	isPending := len(pending) > 0 && pending[0].ID == id
+	if isPending && pending[0].Consumer != l.b.redis.Consumer() || !isPending && l.waiting[id].verify {
+		delete(l.waiting, id)
+		return job.Entry{}, false, nil
+	}
+	entry, found, err := l.b.redis.Entry(ctx, l.stream, id)
+	switch {
+	case err != nil:
+		return job.Entry{}, false, err
+	case !found && isPending:
+		return job.Entry{}, false, l.dropDeleted(ctx, []string{id})
+	case !found:
+		delete(l.waiting, id) // whoever acknowledged it has counted it
+		return job.Entry{}, false, nil
+	case !isPending:
+		// Settled by another, or dropped together with this consumer. Nobody could
+		// ever read it again, so it is settled once more, which does no harm.
+		err = l.b.redis.Restore(ctx, l.stream, id)
+	}
+	return entry, err == nil, err
 }
 
 // dueIDs returns the entries to be tried now, in order. Those that need a look
@@ -518,8 +539,12 @@ func (l *lane) note(it *item, f fate) {
 	}
 }
 
-// waitsFor reports whether any entry waits for such trouble to be over.
+// waitsFor reports whether any entry, or the drain, waits for such trouble to be
+// over.
 func (l *lane) waitsFor(kinds ...string) bool {
+	if l.blind && slices.Contains(kinds, troubleStoreRead) {
+		return true
+	}
 	for _, w := range l.waiting {
 		if slices.Contains(kinds, w.trouble) {
 			return true

@@ -240,7 +240,8 @@ local done, renew, ask = take(1), take(1), take(2)
 -- An epoch that is missing, or from another life of Redis, means that it forgot
 -- who holds permits, or what the last second changed of that. The holders announce
 -- themselves again during the pause.
-local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local info = redis.pcall('INFO', 'server')
+local life = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or '0'
 local began, its_life = string.match(redis.call('GET', epoch) or '', '^(%d+):(%x+)$')
 began = tonumber(began)
 if not began or began > now or its_life ~= life then
