@@ -23,7 +23,7 @@ func databaseFaults() []fault {
 				jobs := w.hanging(8)
 				w.toDatabase.cut()
 				w.answerAll()
-				w.withoutDatabase(s, jobs, 12*time.Second, func() {})
+				w.withoutDatabase(s, jobs, 6*time.Second, func() {})
 				w.toDatabase.join()
 				w.heal()
 				w.settled(jobs...)

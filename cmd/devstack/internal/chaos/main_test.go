@@ -1,7 +1,7 @@
 //go:build chaos
 
-// Package chaos is the fault suite: it kills, cuts, freezes and corrupts what
-// the executor depends on, and the executor itself, and then looks from the
+// Package chaos is the fault suite: it kills, cuts, freezes and empties what the
+// executor depends on, and the executor itself, and then looks from the
 // outside whether every guarantee of docs/DESIGN.md section 3 held. It exists
 // apart from the end-to-end tests because it needs a binary with failure points,
 // a Temporal server it may kill, and more time.
@@ -13,7 +13,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -39,9 +41,10 @@ const (
 // suite is what all cases share.
 type suite struct {
 	harness.Suite
-	plain  string
-	short  bool
-	report *report
+	plain   string
+	short   bool
+	version string // of the executor
+	report  *report
 }
 
 // shared is set by TestMain before any test runs, and not changed afterwards.
@@ -74,16 +77,36 @@ func runSuite(m *testing.M) int {
 	if err == nil && shared.plain == "" {
 		err = fmt.Errorf("%s is not set: run this through `make chaos`", plainVariable)
 	}
+	if err == nil {
+		shared.version, err = version(ctx, shared.Binary)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	code := m.Run()
-	if err := errors.Join(writeReport(), leak.Check()); err != nil {
+	leaked := leak.Check()
+	if code != 0 || leaked != nil {
+		shared.report.blame("a test that is no row failed, or goroutines outlive the rows")
+	}
+	if err := errors.Join(leaked, writeReport()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return max(code, 1)
 	}
 	return code
+}
+
+// version is what an executor says it is, which each line of the table repeats.
+func version(ctx context.Context, binary string) (string, error) {
+	out, err := exec.CommandContext(ctx, binary, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s version: %w", binary, err)
+	}
+	words := strings.Fields(string(out))
+	if len(words) < 2 {
+		return "", fmt.Errorf("%s version: it says %q", binary, out)
+	}
+	return words[1], nil
 }
 
 // writeReport writes to standard output where no file is named.

@@ -78,7 +78,9 @@ func bridgeFaults() []fault {
 			run: func(w *world) { w.bridgeDiesStarting("started:3:kill") },
 		},
 		{
-			id: "F05", name: "one of two bridges killed under load",
+			id: "F05", name: "one of two bridges killed under load", first: true,
+			// Three quarters of the load are still to be done when the fault is over.
+			drains: outage(30*time.Minute, time.Minute),
 			// As many at a time as the server with its database of one file can take:
 			// beats that come late would cost calls.
 			setup: setup{env: map[string]string{"BRIDGE_MAX_IN_FLIGHT": "16"}},
@@ -208,10 +210,12 @@ func bridgeFaults() []fault {
 
 				poison := []string{"userId", "u1", "connectionId", "c1"} // no task
 				rejected := []string{w.Submit("agent", poison...)}
+				w.reject("agent", rejected[0])
 				for _, point := range []string{"persisted", "published", "dead_lettered", "acked"} {
 					w.bridgeDies(name, failing(point+":1:kill"))
 				}
 				rejected = append(rejected, w.Submit("agent", poison...))
+				w.reject("agent", rejected[1])
 				w.bridgeDies(name, failing("settled:1:kill"))
 				w.bridge(name)
 				w.heal()

@@ -198,7 +198,7 @@ func callFaults() []fault {
 			},
 		},
 		{
-			id: "F16", name: "worker frozen in the middle of a call; another finishes the job; the first wakes up with an answer",
+			id: "F16", name: "worker frozen in the middle of a call; another finishes the job; the first wakes up with an answer", first: true,
 			run: func(w *world) {
 				w.launchWithoutRoles()
 				zombie := w.worker("agent", nil)
@@ -282,15 +282,15 @@ func bookFaults() []fault {
 			run: func(w *world) { w.diesClosing("acked:3:kill", "", "completed") },
 		},
 		{
-			id: "F16a", name: "worker frozen between row and update; another closes the books; the first wakes up",
+			id: "F16a", name: "worker frozen between row and update; another closes the books; the first wakes up", first: true,
 			run: func(w *world) { w.freezesClosing("persisted") },
 		},
 		{
-			id: "F16b", name: "worker frozen between update and acknowledgement; another closes the books; the first wakes up",
+			id: "F16b", name: "worker frozen between update and acknowledgement; another closes the books; the first wakes up", first: true,
 			run: func(w *world) { w.freezesClosing("published") },
 		},
 		{
-			id: "F16c", name: "worker frozen with the row written and not committed, which blocks an SQLite file",
+			id: "F16c", name: "worker frozen with the row written and not committed, which blocks an SQLite file", first: true,
 			run: func(w *world) {
 				s := w.system()
 				s.workflows.kill()
@@ -374,7 +374,7 @@ func codeFaults() []fault {
 	const deaths = 5
 	return []fault{
 		{
-			id: "F17", name: "job that kills the process of its worker every time",
+			id: "F17", name: "job that kills the process of its worker every time", first: true,
 			run: func(w *world) {
 				w.launchWithoutRoles()
 				w.worker("manager,inspector,chat", nil)

@@ -195,7 +195,7 @@ func redisMemoryFaults() []fault {
 		{
 			id: "F31", name: "Redis killed that has no append-only file",
 			setup: setup{volatile: true, env: map[string]string{"BRIDGE_MAX_IN_FLIGHT": "4"}},
-			note:  "entries nobody had read are lost; the executor warns of it when it starts",
+			note:  "the executor warns of such a Redis when it starts",
 			run: func(w *world) {
 				w.emptied(func() { w.RedisServer.Process().Kill() })
 			},
@@ -281,7 +281,7 @@ func redisMemoryFaults() []fault {
 		{
 			id: "F33d", name: "power fails: entries just submitted are lost",
 			setup: setup{env: map[string]string{"BRIDGE_MAX_IN_FLIGHT": "4"}},
-			note:  "the producer was told that they are there; what had begun is finished, and what is submitted again is answered from its row",
+			note:  "what had begun is finished, and what is submitted again is answered from its row",
 			run: func(w *world) {
 				w.system()
 				kept := w.hangingOf("manager", 2)
@@ -292,9 +292,8 @@ func redisMemoryFaults() []fault {
 				w.settled(append(ended, kept...)...)
 				begun := w.hangingOf("agent", 4)
 				unread := []*jobRecord{w.submit("agent", ""), w.submit("agent", "")}
-				for _, j := range slices.Concat(ended, unread) {
-					j.gone = "Redis lost its entry"
-				}
+				lose("Redis confirmed their entries and lost them before anybody read them: no copy is left, and only the producer can know", unread...)
+				untell("Redis lost their updates together with their entries: nothing is left to deliver again", ended...)
 				w.powerLoss(func(all []aofCommand) int64 {
 					return all[slices.IndexFunc(all, func(c aofCommand) bool { return c.at >= mark && c.is("XADD", "jobs:") })].at
 				})
@@ -305,9 +304,7 @@ func redisMemoryFaults() []fault {
 				w.heal()
 				w.await(slices.Concat(kept, begun)...)
 				// The only one who can know is the producer.
-				for _, j := range slices.Concat(ended, unread) {
-					require.NoError(w.T, w.add(w.T.Context(), j))
-				}
+				w.resend(slices.Concat(ended, unread)...)
 				w.await(slices.Concat(ended, unread)...)
 			},
 		},
@@ -344,18 +341,17 @@ func redisMemoryFaults() []fault {
 		{
 			id: "F34", name: "FLUSHALL while a read blocks",
 			setup: setup{env: map[string]string{"BRIDGE_MAX_IN_FLIGHT": "4"}},
-			note:  "entries nobody had read are lost",
 			run: func(w *world) {
 				w.emptied(nil)
 			},
 		},
 		{
 			id: "F34b", name: "streams deleted while entries wait to be started",
-			note: "they are lost, and counted",
+			note: "the bridge counts the lost ones",
 			run: func(w *world) {
 				s := w.system()
 				w.await(w.load(4)...)
-				lost := w.unstarted("agent", 3, "its stream was deleted before it was started")
+				lost := w.unstarted("agent", 3, "their stream was deleted before they were started: the entry is all there is of a job until then")
 				w.unwatched(func() {
 					require.NoError(w.T, w.Redis.Del(w.T.Context(), "jobs:agent", "jobs:chat").Err())
 				})
@@ -369,7 +365,7 @@ func redisMemoryFaults() []fault {
 		},
 		{
 			id: "F38", name: "failover to a replica that lags behind",
-			note: "the replica was cut off before the last updates, acknowledgements and entries; entries only the master had are lost",
+			note: "the replica was cut off before the last updates, acknowledgements and entries",
 			run:  failover,
 		},
 		{
@@ -411,7 +407,7 @@ func redisEntryFaults() []fault {
 		},
 		{
 			id: "F36", name: "pending entries deleted (XDEL, XTRIM), started or not",
-			note: "jobs that were not started are lost, and counted",
+			note: "the bridge counts the lost ones",
 			run: func(w *world) {
 				s := w.system()
 				running := w.hangingOf("agent", 3)
@@ -421,7 +417,7 @@ func redisEntryFaults() []fault {
 				w.answerAll()
 				w.settled(running...)
 
-				lost := w.unstarted("agent", 3, "its entry was deleted before it was started")
+				lost := w.unstarted("agent", 3, "their entries were deleted before they were started: the entry is all there is of a job until then")
 				require.EqualValues(w.T, 3, w.Redis.XTrimMaxLen(w.T.Context(), "jobs:agent", 0).Val())
 				w.lost(s.bridge, lost)
 				w.toTemporal.join()
@@ -628,12 +624,10 @@ func (w *world) emptied(end func()) {
 	w.T.Helper()
 	s := w.system()
 	w.settled(w.load(8)...)
-	for _, j := range w.list() {
-		j.updates = 0 // the stream of updates is emptied, too
-	}
+	untell("their updates were told and went with the stream that held them; the answers are in the rows", w.list()...)
 	running := w.hangingOf("agent", 4)
 	for range 6 {
-		w.submit("agent", "").gone = "Redis lost its entry before anybody had read it"
+		lose("Redis confirmed their entries and lost them before anybody read them: no copy is left", w.submit("agent", ""))
 	}
 	const warning = "appendonly is off"
 	w.unwatched(func() {
@@ -656,13 +650,15 @@ func (w *world) emptied(end func()) {
 
 // unstarted submits jobs while Temporal is away and waits until all are pending.
 // Somebody else joins Temporal again.
-func (w *world) unstarted(role string, n int, gone string) []*jobRecord {
+func (w *world) unstarted(role string, n int, lost string) []*jobRecord {
 	w.T.Helper()
 	w.toTemporal.cut()
 	jobs := make([]*jobRecord, 0, n)
 	for range n {
 		j := w.submit(role, "")
-		j.gone = gone
+		if lost != "" {
+			lose(lost, j)
+		}
 		jobs = append(jobs, j)
 	}
 	w.Wait("entries are read", func(ctx context.Context) error { return w.pendingOf(ctx, role, int64(n)) })
@@ -705,7 +701,7 @@ func (w *world) refused(reason string, end func(), jobs []*jobRecord) {
 		return nil
 	})
 	end()
-	w.pass(outage(time.Minute, 8*time.Second))
+	w.pass(outage(time.Minute, 4*time.Second))
 	require.Empty(w.T, w.withUpdate(jobs))
 	for _, role := range roles {
 		require.NoError(w.T, w.pendingOf(w.T.Context(), role, int64(len(jobs)/len(roles))))
@@ -884,9 +880,7 @@ func failover(w *world) {
 	ended := w.load(4)
 	w.settled(ended...)
 	running := w.hanging(4)
-	for _, j := range ended {
-		j.gone = "only the old master had its entry and its update"
-	}
+	untell("only the old master had their entries and updates, because Redis replicates after it has confirmed; the answers are in the rows", ended...)
 
 	// Clients are led to the replica before it is a master.
 	w.unwatched(func() {

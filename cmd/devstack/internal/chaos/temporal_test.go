@@ -46,7 +46,7 @@ func temporalOutages() []fault {
 				for _, p := range []*process{s.bridge, s.workflows, s.roles} {
 					w.unready(p, "emporal")
 				}
-				w.pass(outage(5*time.Minute, 20*time.Second))
+				w.pass(outage(5*time.Minute, 10*time.Second))
 				w.pendingIs(inFlight) // and not one more than the cap
 				require.Zero(w.T, w.LLM.Stats().Calls)
 				w.toTemporal.join()

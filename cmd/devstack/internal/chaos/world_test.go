@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -49,8 +50,8 @@ type world struct {
 
 	mu       sync.Mutex // the soak adds jobs while it watches
 	jobs     []*jobRecord
-	excepted map[string]string // guarantees that this fault excepts, and why
-	remarks  []string          // for the table
+	rejected []rejection
+	remarks  []string // for the table
 
 	watcher *watcher
 }
@@ -67,8 +68,7 @@ func newWorld(t *testing.T, s setup) *world {
 		cfg.Database = filepath.Join(dir, "temporal.db")
 	}
 	w := &world{
-		server:   harness.StartTemporal(t, cfg, filepath.Join(dir, "temporal.log")),
-		excepted: map[string]string{},
+		server: harness.StartTemporal(t, cfg, filepath.Join(dir, "temporal.log")),
 	}
 	binaries := shared.Suite
 	if s.plain {
@@ -203,10 +203,19 @@ type jobRecord struct {
 	updates int    // entries of signalr:updates with its jobId: 1
 	more    int    // as many more may be there, if it depends on who is faster
 	runs    int    // runs of its workflow id, at most: 1
-	// gone says why nobody can expect the job to be done: the fault took its only
-	// copy before anything of ours had seen it.
-	gone string
+	// lost says why nobody can expect the job to be done: the fault took the only
+	// copy of its entry before anything of ours had started it.
+	lost string
+	// untold says why its update is not there although it was told: the fault took
+	// the stream that held it.
+	untold string
+	// resent: after that the producer submitted the job again, and all holds for the
+	// last of its entries.
+	resent bool
 }
+
+// rejection is an entry that is no job.
+type rejection struct{ role, entry string }
 
 func (j *jobRecord) stream() string     { return "jobs:" + j.role }
 func (j *jobRecord) workflowID() string { return "job:" + j.role + ":" + j.id }
@@ -282,6 +291,65 @@ func (w *world) load(n int) []*jobRecord {
 	return jobs
 }
 
+// lose expects that nothing of ours ever hears of jobs.
+func lose(why string, jobs ...*jobRecord) {
+	for _, j := range jobs {
+		j.lost = why
+		j.calls, j.updates, j.runs = 0, 0, 0
+	}
+}
+
+// untell expects that the updates of jobs are gone, and nothing else of them.
+func untell(why string, jobs ...*jobRecord) {
+	for _, j := range jobs {
+		j.untold = why
+		j.updates = 0
+	}
+}
+
+// resend is the producer who submits jobs again that were lost or not told.
+func (w *world) resend(jobs ...*jobRecord) {
+	w.T.Helper()
+	for _, j := range jobs {
+		require.NoError(w.T, w.add(w.T.Context(), j))
+		j.resent = true
+		j.calls, j.updates, j.runs = 1, 1, 1
+	}
+}
+
+// exceptions are the guarantees that do not hold for jobs of which the fault left
+// too little, and why.
+func (w *world) exceptions() []exception {
+	count := map[exception]int{}
+	for _, j := range w.list() {
+		for guarantee, why := range map[string]string{"I1": j.lost, "I3": j.untold} {
+			if why == "" {
+				continue
+			}
+			if j.resent {
+				why += "; so it was until they were submitted again"
+			}
+			count[exception{guarantee: guarantee, why: why}]++
+		}
+	}
+	var out []exception
+	for e, n := range count {
+		e.jobs = n
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b exception) int {
+		return cmp.Or(cmp.Compare(a.guarantee, b.guarantee), cmp.Compare(a.why, b.why))
+	})
+	return out
+}
+
+// reject notes that an entry is to be rejected.
+func (w *world) reject(role, entry string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rejected = append(w.rejected, rejection{role, entry})
+}
+
 // await waits until jobs have had their updates.
 func (w *world) await(jobs ...*jobRecord) {
 	w.T.Helper()
@@ -314,10 +382,6 @@ func hit(jobs ...*jobRecord) {
 		j.calls++
 	}
 }
-
-// except notes that this fault excepts a guarantee, for example "I3", and why
-// that lies in its nature.
-func (w *world) except(guarantee, why string) { w.excepted[guarantee] = why }
 
 // remark adds a figure or an observation to the row's line of the table.
 func (w *world) remark(format string, args ...any) {
