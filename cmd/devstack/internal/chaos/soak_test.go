@@ -31,6 +31,13 @@ const (
 	shortSoakLength, shortSoakJobs = 75 * time.Second, 300
 	// maxDeaths is below the number of worker deaths that rightly ends a job.
 	maxDeaths = 3
+
+	maxTotal    = 12               // LLM calls at once, over all processes
+	maxAgent    = 4                // calls of agents at once, in each process
+	agentModel  = "soak-agent"     // theirs alone, by which the stand-in counts them
+	soakTimeout = 20 * time.Second // of a call
+	// watchCalls is how often the number of running calls is looked at, at most.
+	watchCalls = 500 * time.Millisecond
 )
 
 // TestSoak plays random schedules, row F60.
@@ -70,10 +77,13 @@ func soakOne(t *testing.T, seed int) {
 	f := fault{
 		id: fmt.Sprintf("seed %06d", seed), name: fmt.Sprintf("%d faults in %s: %s", len(plan.faults), length, plan.kinds()),
 		setup: setup{postgres: true, env: map[string]string{
-			"MAX_TOTAL": "12", "MAX_AGENT": "6", "LLM_TIMEOUT": "20s", "DRAIN_TIMEOUT": "4s", "CLAIM_MIN_IDLE": "20s",
+			"MAX_TOTAL": strconv.Itoa(maxTotal), "MAX_AGENT": strconv.Itoa(maxAgent), "LLM_TIMEOUT": soakTimeout.String(),
+			"MODEL_AGENT": agentModel, "MODEL_CHAT": "soak-chat", "DRAIN_TIMEOUT": "4s", "CLAIM_MIN_IDLE": "20s",
 		}},
 		seed: true,
-		run:  func(w *world) { newSoak(w).play(plan) },
+		// Jobs go on coming until a minute before the end, or a few seconds.
+		drains: 3 * time.Minute,
+		run:    func(w *world) { newSoak(w).play(plan) },
 	}
 	f.play(t)
 }
@@ -87,12 +97,17 @@ type soak struct {
 	edges     map[string]*edge
 	deaths    map[string]int      // by prompt, of workers in whose hands the call may have been
 	struck    map[string]snapshot // how things stood when a fault began, by fault
+	armed     map[string]snapshot // how things stood when a role worker was armed, by its name
+	looked    time.Time           // when the number of running calls was looked at
+	hidden    int                 // faults that last and hide calls from the count of MAX_TOTAL
+	excused   time.Time           // until when calls may run on that such a fault had hidden
+	most      int                 // calls at once when nothing excused more than maxTotal
 	waiting   []func()            // submissions held back while Redis is away
 }
 
 func newSoak(w *world) *soak {
 	s := &soak{
-		w: w, deaths: map[string]int{}, struck: map[string]snapshot{},
+		w: w, deaths: map[string]int{}, struck: map[string]snapshot{}, armed: map[string]snapshot{},
 		edges: map[string]*edge{
 			"edge bridge-redis": w.bridgeRedis, "edge worker-redis": w.workerRedis, "edge temporal": w.toTemporal,
 			"edge llm": w.toLLM, "edge database": w.toDatabase,
@@ -151,11 +166,29 @@ func (s *soak) play(plan schedule) {
 	}
 	for name := range s.processes { // some may still be armed
 		if _, armed := s.processes[name].env["EXEC_FAIL"]; armed {
+			s.failing(name)
+			now := snapshot{finished: s.finished()}
 			s.processes[name].kill()
+			if name == theRoles || name == otherRoles {
+				s.charge(now, true)
+			}
 			s.restart(name, "")
 		}
 	}
 	s.w.heal()
+	s.limits()
+}
+
+// limits are those of the running calls. MAX_TOTAL binds all processes together
+// but for those that are frozen or cut off from Redis, whose permits lapse while
+// their calls run on; MAX_AGENT binds each process.
+func (s *soak) limits() {
+	t := s.w.T
+	stats := s.w.LLM.Stats()
+	require.Positive(t, s.most, "nobody looked at the calls that run")
+	require.LessOrEqual(t, s.most, maxTotal, "MAX_TOTAL, while no process was frozen or cut off")
+	require.LessOrEqual(t, stats.MaxRunningByModel[agentModel], 2*maxAgent, "MAX_AGENT of two processes")
+	t.Logf("at most %d calls at once, %d of agents, %d while a process was frozen or cut off", s.most, stats.MaxRunningByModel[agentModel], stats.MaxRunning)
 }
 
 // plan makes up a job like draft, with what its directive will make of it.
@@ -198,6 +231,7 @@ func (s *soak) away(server string) bool {
 // supervise starts again whatever a failure point has killed, as an orchestrator
 // would.
 func (s *soak) supervise() {
+	look := time.Since(s.looked) >= watchCalls
 	for name, p := range s.processes {
 		_, armed := p.env["EXEC_FAIL"]
 		select {
@@ -207,12 +241,34 @@ func (s *soak) supervise() {
 				s.restart(name, "")
 			}
 		default:
+			if look {
+				s.failing(name)
+			}
 		}
+	}
+	if !look {
+		return
+	}
+	s.looked = time.Now()
+	if s.hidden == 0 && time.Now().After(s.excused) {
+		s.most = max(s.most, s.w.LLM.Stats().Running)
+	}
+}
+
+// failing charges the jobs that an armed role worker may have failed, once its
+// failure point has struck, which can be long after the worker was armed.
+func (s *soak) failing(name string) {
+	was, armed := s.armed[name]
+	if armed && s.processes[name].said("failpoint ") {
+		delete(s.armed, name)
+		s.charge(was, strings.Contains(s.processes[name].env["EXEC_FAIL"], ":kill"))
 	}
 }
 
 // restart starts a process anew, with a failure point or without.
 func (s *soak) restart(name, points string) {
+	s.failing(name)
+	delete(s.armed, name)
 	old := s.processes[name]
 	old.gone = true
 	args, env := old.args, map[string]string{}
@@ -280,30 +336,56 @@ func (s *soak) before(f plannedFault) {
 	s.struck[f.String()] = snapshot{finished: s.finished(), asked: s.w.LLM.Stats().ByPrompt}
 }
 
-// after allows one more call to each job that may have been in a call while the
-// fault lasted. Where the LLM itself refused, each of its refusals was a fault.
+// after allows one more call to each job that may have been in a call while a
+// fault lasted that can cost one. Those of the bridges, the worker that closes the
+// books, Redis, the database and the ways to them cannot: a call goes on without
+// them, and so does an answer.
 func (s *soak) after(f plannedFault) {
 	was := s.struck[f.String()]
 	delete(s.struck, f.String())
-	asked := s.w.LLM.Stats().ByPrompt
-	mortal := f.target == theRoles || f.target == otherRoles
-	for _, j := range s.w.list() {
-		n := asked[j.asked()]
-		if n == 0 || was.finished[j.key()] {
-			continue
-		}
-		hit(j)
-		if f.target == "llm" {
-			j.calls += n - was.asked[j.asked()]
-		}
-		if mortal {
-			s.deaths[j.asked()]++
+	switch f.target {
+	case theRoles, otherRoles:
+		s.charge(was, true)
+	case "temporal", "edge temporal", "edge llm":
+		s.charge(was, false)
+	case "llm":
+		// Each of its refusals was a fault.
+		asked := s.w.LLM.Stats().ByPrompt
+		for _, j := range s.charge(was, false) {
+			j.calls += asked[j.asked()] - was.asked[j.asked()]
 		}
 	}
 }
 
+// charge allows one more call to each job that may have been in a call since, and
+// returns these jobs. Where a worker died, it may have been in each one's.
+func (s *soak) charge(was snapshot, died bool) []*jobRecord {
+	asked := s.w.LLM.Stats().ByPrompt
+	var struck []*jobRecord
+	for _, j := range s.w.list() {
+		if asked[j.asked()] == 0 || was.finished[j.key()] {
+			continue
+		}
+		hit(j)
+		struck = append(struck, j)
+		if died {
+			s.deaths[j.asked()]++
+		}
+	}
+	return struck
+}
+
+// hides reports whether the calls of a process go on while Redis hears nothing of
+// it, so that others get its permits.
+func (f plannedFault) hides() bool {
+	return f.target == "edge worker-redis" || f.kind == freeze && (f.target == theRoles || f.target == otherRoles)
+}
+
 func (s *soak) strike(f plannedFault) {
 	t := s.w.T
+	if f.hides() {
+		s.hidden++
+	}
 	switch f.kind {
 	case kill:
 		switch f.target {
@@ -324,6 +406,9 @@ func (s *soak) strike(f plannedFault) {
 	case crash:
 		s.processes[f.target].kill()
 		s.restart(f.target, fmt.Sprintf("%s:%d:%s", f.point, f.pass, f.action))
+		if f.target == theRoles || f.target == otherRoles {
+			s.armed[f.target] = s.struck[f.String()]
+		}
 	case cut:
 		s.edges[f.target].cut()
 	case slow:
@@ -346,6 +431,12 @@ func (s *soak) strike(f plannedFault) {
 
 func (s *soak) heal(f plannedFault) {
 	t := s.w.T
+	if f.hides() {
+		defer func() {
+			s.hidden--
+			s.excused = time.Now().Add(soakTimeout) // such a call may take as long
+		}()
+	}
 	switch f.kind {
 	case kill:
 		switch f.target {
