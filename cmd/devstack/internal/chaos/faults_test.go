@@ -28,7 +28,8 @@ type fault struct {
 	// drains is how much longer than recoverWithin it may take to work off what has
 	// piled up during the fault.
 	drains time.Duration
-	// first: the row takes longest, so that it must not be the last to start.
+	// first: the row waits longest, so that it must not be the last to start. Those
+	// that work hardest are not meant: together they would starve each other.
 	first bool
 	// long: the row takes too long where time is short, and is left out there.
 	long bool

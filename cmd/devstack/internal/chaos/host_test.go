@@ -27,7 +27,7 @@ import (
 func hostFaults() []fault {
 	return []fault{
 		{
-			id: "F56", name: "entry ids a day ahead and 0-1; clocks a day ahead and a day behind",
+			id: "F56", name: "entry ids a day ahead and 0-1; clocks a day ahead and a day behind", first: true,
 			setup: setup{env: map[string]string{"MAX_TOTAL": "6"}},
 			run: func(w *world) {
 				const day = 24 * time.Hour
@@ -148,8 +148,8 @@ func hostFaults() []fault {
 		},
 		{
 			id: "F59", name: "a backlog of 100,000 entries while nothing runs jobs",
-			partial: true, first: true,
-			run: backlog,
+			partial: true,
+			run:     backlog,
 		},
 	}
 }

@@ -78,7 +78,7 @@ func bridgeFaults() []fault {
 			run: func(w *world) { w.bridgeDiesStarting("started:3:kill") },
 		},
 		{
-			id: "F05", name: "one of two bridges killed under load", first: true,
+			id: "F05", name: "one of two bridges killed under load",
 			// Three quarters of the load are still to be done when the fault is over.
 			drains: outage(30*time.Minute, time.Minute),
 			// As many at a time as the server with its database of one file can take:
