@@ -39,5 +39,8 @@ func LockDir(dir string) (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
-// Unlock gives the directory back.
-func (l *Lock) Unlock() error { return l.file.Close() }
+// Unlock gives the directory back. Closing the file alone would leave it locked
+// while a process that is just being forked has a copy of the descriptor.
+func (l *Lock) Unlock() error {
+	return errors.Join(syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN), l.file.Close())
+}
