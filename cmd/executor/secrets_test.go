@@ -21,8 +21,12 @@ import (
 	"github.com/nodpt/executor/internal/config"
 )
 
-// secret is part of every secret of these tests.
-const secret = "s3cr3t-CANARY"
+// secret is part of every secret of these tests, CANARY of all.
+const (
+	secret         = "s3cr3t-CANARY"
+	codecToken     = secret + "-codec-token"
+	encryptionKeys = "2026-b:CANARYCANARYCANARYCANARYCANARYCANARYCANARYA=,2026-a:CANARYCANARYCANARYCANARYCANARYCANARYCANARYE="
+)
 
 // secrets are environments that hold a secret in each variable that may have
 // one, with servers that do not answer.
@@ -42,12 +46,16 @@ func secrets(t *testing.T) []map[string]string {
 			"OPENAI_API_KEY":   secret + "-2",
 			"DATABASE_URL":     "postgres://u:" + secret + "@" + nobody + "/x?sslmode=disable",
 			"TEMPORAL_API_KEY": secret,
+			"ENCRYPTION_KEYS":  encryptionKeys,
+			"CODEC_TOKEN":      codecToken,
 		},
 		{
 			"REDIS_URL_FILE":        file("redis://u:" + secret + "@" + nobody),
 			"LLM_API_KEY_FILE":      file(secret),
 			"DATABASE_URL_FILE":     file("mysql://u:" + secret + "@" + nobody + "/x"),
 			"TEMPORAL_API_KEY_FILE": file(secret),
+			"ENCRYPTION_KEYS_FILE":  file(encryptionKeys),
+			"CODEC_TOKEN_FILE":      file(codecToken),
 		},
 		{
 			"REDIS_CONNECTION_FILE": file(nobody + ",password=" + secret),
