@@ -83,6 +83,7 @@ type Stats struct {
 	ByPrompt          map[string]int `json:"by_prompt"`            // calls per prompt, its first 200 bytes
 	ByPromptHash      map[string]int `json:"by_prompt_hash"`       // calls per prompt, its SHA-256 in hex
 	ByModel           map[string]int `json:"by_model"`             // calls per model
+	ByMaxTokens       map[int]int    `json:"by_max_tokens"`        // calls per limit they name; 0: none
 	ByStatus          map[int]int    `json:"by_status"`            // calls per HTTP status sent
 	RunningByModel    map[string]int `json:"running_by_model"`     // calls being answered now
 	MaxRunningByModel map[string]int `json:"max_running_by_model"` // highest of those so far
@@ -91,7 +92,7 @@ type Stats struct {
 func newStats() Stats {
 	return Stats{
 		ByPrompt: map[string]int{}, ByPromptHash: map[string]int{}, ByModel: map[string]int{},
-		ByStatus: map[int]int{}, RunningByModel: map[string]int{}, MaxRunningByModel: map[string]int{},
+		ByMaxTokens: map[int]int{}, ByStatus: map[int]int{}, RunningByModel: map[string]int{}, MaxRunningByModel: map[string]int{},
 	}
 }
 
@@ -99,6 +100,7 @@ func (s Stats) clone() Stats {
 	s.ByPrompt = maps.Clone(s.ByPrompt)
 	s.ByPromptHash = maps.Clone(s.ByPromptHash)
 	s.ByModel = maps.Clone(s.ByModel)
+	s.ByMaxTokens = maps.Clone(s.ByMaxTokens)
 	s.ByStatus = maps.Clone(s.ByStatus)
 	s.RunningByModel = maps.Clone(s.RunningByModel)
 	s.MaxRunningByModel = maps.Clone(s.MaxRunningByModel)
@@ -353,6 +355,7 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 // call is one chat request and what the script makes of it.
 type call struct {
 	model, prompt string
+	maxTokens     int
 	stream, usage bool
 	streamUsage   bool
 	quote         bool
@@ -403,6 +406,7 @@ func (s *Server) begin(c *call) {
 	st.ByPrompt[shownText(c.prompt)]++
 	st.ByPromptHash[PromptHash(c.prompt)]++
 	st.ByModel[c.model]++
+	st.ByMaxTokens[c.maxTokens]++
 	st.RunningByModel[c.model]++
 	st.MaxRunningByModel[c.model] = max(st.MaxRunningByModel[c.model], st.RunningByModel[c.model])
 	s.notify()
@@ -491,9 +495,11 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func parseRequest(body []byte) (call, error) {
 	var req struct {
-		Model   string `json:"model"`
-		Stream  bool   `json:"stream"`
-		Options struct {
+		Model     string `json:"model"`
+		MaxTokens int    `json:"max_tokens"`
+		Reasoning int    `json:"max_completion_tokens"`
+		Stream    bool   `json:"stream"`
+		Options   struct {
 			IncludeUsage bool `json:"include_usage"`
 		} `json:"stream_options"`
 		Messages []struct {
@@ -507,7 +513,7 @@ func parseRequest(body []byte) (call, error) {
 	if req.Model == "" {
 		return call{}, errors.New("you must provide a model parameter")
 	}
-	c := call{model: req.Model, stream: req.Stream, streamUsage: req.Options.IncludeUsage}
+	c := call{model: req.Model, maxTokens: max(req.MaxTokens, req.Reasoning), stream: req.Stream, streamUsage: req.Options.IncludeUsage}
 	for _, m := range req.Messages {
 		if m.Role == "user" {
 			c.prompt = contentText(m.Content)

@@ -350,6 +350,7 @@ func TestCounters(t *testing.T) {
 		ByPrompt:          map[string]int{"one": 2, strings.Repeat("é", 100): 1, "!fail 503": 1},
 		ByPromptHash:      map[string]int{PromptHash("one"): 2, PromptHash(long): 1, PromptHash("!fail 503"): 1},
 		ByModel:           map[string]int{"a": 2, "b": 2},
+		ByMaxTokens:       map[int]int{0: 4},
 		ByStatus:          map[int]int{200: 3, 503: 1},
 		RunningByModel:    map[string]int{"a": 0, "b": 0},
 		MaxRunningByModel: map[string]int{"a": 1, "b": 1},
@@ -620,4 +621,15 @@ func TestStartStops(t *testing.T) {
 	}
 	_, err := do(t.Context(), t, http.MethodPost, s.Endpoint(), "")
 	require.Error(t, err)
+}
+
+func TestMaxTokensAreCounted(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{})
+	for _, limit := range []string{`"max_tokens":7`, `"max_completion_tokens":7`, `"max_tokens":9`} {
+		r, err := do(t.Context(), t, http.MethodPost, s.Endpoint(), `{"model":"m","messages":[{"role":"user","content":"x"}],`+limit+`}`)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, r.status)
+	}
+	require.Equal(t, map[int]int{7: 2, 9: 1}, s.Stats().ByMaxTokens)
 }
