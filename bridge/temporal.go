@@ -167,6 +167,7 @@ func (s *service) execute(ctx context.Context, req StartRequest, attributes bool
 			workflows.MemoStream:  in.Origin.Stream,
 		},
 		StaticSummary: string(in.Job.Role),
+		StaticDetails: workflows.StartDetails(in),
 		Priority:      temporal.Priority{PriorityKey: in.Job.Priority},
 	}
 	if attributes {
