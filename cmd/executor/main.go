@@ -96,7 +96,7 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage or settings, 3 unreachable, 4 timeout.
 	root.AddCommand(
 		newRun(), newBridge(), newWorker(),
 		newList(), newShow(), newWatch(), newCancel(),
-		newSubmit(), newRetry(), newDLQ(), newStreams(), newConfig(), newHealthcheck(), newMockLLM(), newCodecServer(), newVersion(),
+		newSubmit(), newRetry(), newDLQ(), newStreams(), newDoctor(), newConfig(), newHealthcheck(), newMockLLM(), newCodecServer(), newVersion(),
 	)
 	return root
 }

@@ -283,7 +283,7 @@ func (c *Client) MissingRights(ctx context.Context, chatList string) ([]Right, e
 // GroupHealth is the state of a stream's group.
 type GroupHealth struct {
 	Exists bool     // the stream and the group on it
-	Alive  []string // consumers whose process lives
+	Alive  []string // consumers whose process lives; Redis lists those that have read an entry
 	// Orphaned entries belong to consumers whose process does not live. A living
 	// bridge takes them over within seconds.
 	Orphaned int64
@@ -313,6 +313,16 @@ func (c *Client) GroupHealth(ctx context.Context, stream string) (GroupHealth, e
 		}
 	}
 	return h, nil
+}
+
+// LeaseHolder is the consumer that holds the lease of that name, empty where
+// nobody does.
+func (c *Client) LeaseHolder(ctx context.Context, name string) (string, error) {
+	holder, err := c.commands.Get(ctx, "{executor}:lease:"+name).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return holder, fail(ctx, "ask who holds the lease "+name, err)
 }
 
 // AnnouncedStore is the identity of the result store that the living processes

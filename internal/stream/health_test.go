@@ -205,6 +205,20 @@ func TestGroupHealth(t *testing.T) {
 	require.ErrorIs(t, err, ErrWrongType)
 }
 
+func TestLeaseHolder(t *testing.T) {
+	t.Parallel()
+	_, c := bundle(t)
+	holder, err := c.LeaseHolder(t.Context(), "l")
+	require.NoError(t, err)
+	require.Empty(t, holder)
+	held, err := c.Lease(t.Context(), "l", time.Minute)
+	require.NoError(t, err)
+	require.True(t, held)
+	holder, err = c.LeaseHolder(t.Context(), "l")
+	require.NoError(t, err)
+	require.Equal(t, "one", holder)
+}
+
 func TestAnnouncedStore(t *testing.T) {
 	t.Parallel()
 	_, c := bundle(t)
