@@ -34,15 +34,18 @@ GOTESTSUM_VERSION     := v1.13.0
 WORKFLOWCHECK_VERSION := v0.6.0
 # The newest version whose module still holds every header its build needs.
 OLLAMA_VERSION        := v0.6.5
+# The newest version that resolves; works with Debian's engine.
+COMPOSE_VERSION       := v5.0.2
 
 GOLANGCI      := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
 GOTESTSUM     := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)/gotestsum
 WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)/workflowcheck
 OLLAMA        := $(TOOLS)/ollama-$(OLLAMA_VERSION)/ollama
+COMPOSE       := $(TOOLS)/compose-$(COMPOSE_VERSION)/docker-compose
 
 # scripts/test writes one result file per run there; .ci/run adds them up.
-export GOTESTSUM RESULTS OLLAMA
+export GOTESTSUM RESULTS OLLAMA COMPOSE
 
 DEVSTACK_SOURCES := $(shell find cmd/devstack -name '*.go' ! -name '*_test.go') \
 	$(shell find cmd/devstack -name testdata -prune -o -type f \( -name '*.json' -o -name '*.yaml' -o -name '*.html' \) -print) \
@@ -82,7 +85,7 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ .
 
 ##@ Test it
-.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race executor-chaos chaos chaos-short
+.PHONY: test test-unit test-e2e test-stores test-ollama compose-smoke histories fuzz executor-race executor-chaos chaos chaos-short
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
@@ -102,6 +105,11 @@ test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and Maria
 test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ollama server with a tiny model
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
+
+compose-smoke: $(GOTESTSUM) $(COMPOSE) build-devstack ## docker-compose.yml on a Docker engine; one is started where none answers
+	@scripts/need redis-server postgres promtool
+	$(GO) mod download
+	scripts/compose-smoke
 
 chaos: $(GOTESTSUM) executor-chaos build ## the fault suite; CASE=F11 runs one row, SEED=1,2 other random schedules
 	@scripts/need redis-server postgres
@@ -133,6 +141,7 @@ lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden s
 	$(GOLANGCI) run ./...
 	$(GOLANGCI) run --build-tags failpoints $(FAILPOINT_TESTS)
 	$(GO) vet -tags failpoints ./...
+	$(GOLANGCI) run --build-tags compose ./deploy/...
 	$(WORKFLOWCHECK) ./workflows/...
 	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record,chaos ./...
 
@@ -175,3 +184,9 @@ $(WORKFLOWCHECK):
 $(OLLAMA):
 	@scripts/need ollama-build
 	CGO_ENABLED=1 CGO_CPPFLAGS=-I/usr/include/stb GOBIN=$(@D) $(GO) install github.com/ollama/ollama@$(OLLAMA_VERSION)
+
+# The command is called cmd there, and docker finds its plugins by their name.
+$(COMPOSE):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$(COMPOSE_VERSION)" \
+		github.com/docker/compose/v5/cmd@$(COMPOSE_VERSION)
+	mv $(@D)/cmd $@
