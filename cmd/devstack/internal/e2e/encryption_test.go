@@ -396,3 +396,41 @@ func TestMissingKeyCostsNoJob(t *testing.T) {
 	require.EqualValues(t, 1, b.Row("agent", "locked")["attempts"], "attempts without a key were none")
 	require.Equal(t, 1, b.LLM.Stats().Asked(task))
 }
+
+// TestLostKey: the jobs of runs that nobody can read any more are not lost with
+// them, because their entries are still there.
+func TestLostKey(t *testing.T) {
+	t.Parallel()
+	const run = "job:agent:lost"
+	b := newBundle(t)
+	task := harness.Text("task")
+	settings := encryptionKeys("a")
+	settings["DRAIN_TIMEOUT"] = "1s"
+	first := b.Start(settings, "run")
+	entry := b.Submit("agent", "jobId", "lost", "userId", "u1", "task", "!hang "+task)
+	b.LLM.Await("the call runs", func(s harness.Stats) bool { return s.Running == 1 })
+	b.Stop(first)
+
+	b.Start(encryptionKeys("b"), "run")
+	b.Wait("the call waits for its key", func(ctx context.Context) error {
+		d, err := b.Temporal.DescribeWorkflowExecution(ctx, run, "")
+		if err != nil {
+			return err
+		}
+		for _, a := range d.GetPendingActivities() {
+			if a.GetLastFailure().GetApplicationFailureInfo().GetType() == "payload_unreadable" {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+	_, err := b.Temporal.WorkflowService().DeleteWorkflowExecution(t.Context(), &workflowservice.DeleteWorkflowExecutionRequest{
+		Namespace: b.Options.Namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: run},
+	})
+	require.NoError(t, err)
+	b.LLM.Await("the call runs again", func(s harness.Stats) bool { return s.Calls == 2 && s.Running == 1 })
+	b.LLM.Release()
+	require.Equal(t, harness.MessageID("entry:jobs:agent/"+entry), b.Update("lost", 1)["MessageId"])
+	b.Settled("agent")
+	require.Equal(t, []string{"b"}, keyIDs(t.Context(), t, b.history(t.Context(), run)))
+}
