@@ -46,7 +46,7 @@ is no terminal. --dry-run says what would be canceled.`,
   executor cancel --status retrying --yes`,
 		ValidArgsFunction: cobra.NoFileCompletions, // rows are of jobs that have ended
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := opts.check(cmd, args); err != nil {
+			if err := opts.check(args); err != nil {
 				return err
 			}
 			roles, err := parseRoles(opts.roles)
@@ -81,7 +81,7 @@ is no terminal. --dry-run says what would be canceled.`,
 	return cmd
 }
 
-func (o cancelOptions) check(cmd *cobra.Command, ids []string) error {
+func (o cancelOptions) check(ids []string) error {
 	selects := len(o.statuses) > 0 || o.user != "" || o.project != ""
 	switch {
 	case len(ids) > 0 && selects:
@@ -90,8 +90,6 @@ func (o cancelOptions) check(cmd *cobra.Command, ids []string) error {
 		return &exitError{exitUsage, errors.New("which jobs? Give ids, or select open ones with --status, --role, --user or --project")}
 	case o.timeout <= 0:
 		return &exitError{exitUsage, errors.New("--timeout must be longer than that")}
-	case len(ids) == 0 && !o.yes && !o.dry && !term.Interactive(cmd.InOrStdin()):
-		return &exitError{exitUsage, errors.New("a selection is not canceled without being asked about, and there is no terminal: add --yes, or look first with --dry-run")}
 	}
 	return nil
 }
@@ -128,12 +126,14 @@ func (l *lookout) cancelSelected(q jobs.Query, opts cancelOptions) error {
 	}); err != nil {
 		return l.failed(err)
 	}
-	if len(all) > 0 && !opts.yes && !opts.dry {
-		for _, j := range all[:min(len(all), 10)] {
-			fmt.Fprintf(l.cmd.ErrOrStderr(), "  %s  %s  %s\n", j.Role, term.Clean(j.Name()), stateOf(j))
+	if len(all) > 0 && !opts.dry {
+		if !opts.yes {
+			for _, j := range all[:min(len(all), 10)] {
+				fmt.Fprintf(l.cmd.ErrOrStderr(), "  %s  %s  %s\n", j.Role, term.Clean(j.Name()), stateOf(j))
+			}
 		}
-		if !term.Ask(ctx, l.cmd.InOrStdin(), l.cmd.ErrOrStderr(), fmt.Sprintf("Cancel %s?", countJobs(len(all)))) {
-			return &exitError{exitFailed, errors.New("nothing was canceled")}
+		if err := confirm(l.cmd, opts.yes, fmt.Sprintf("Cancel %s?", countJobs(len(all)))); err != nil {
+			return err
 		}
 	}
 	found, err := l.Seen(ctx, all)

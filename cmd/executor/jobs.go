@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/converter"
 
+	"github.com/nodpt/executor/internal/app"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/jobs"
 	"github.com/nodpt/executor/internal/store"
@@ -81,9 +83,9 @@ func (l *lookout) connect(ctx context.Context, s sight) error {
 	return nil
 }
 
-// converter reads the payloads of runs.
+// converter reads the payloads of runs, with the keys there are.
 func (o *operator) converter() converter.DataConverter {
-	options, err := o.cfg.Temporal()
+	options, err := app.TemporalOptions(o.cfg, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil // temporal has said so
 	}

@@ -132,11 +132,11 @@ func detailPairs(d jobs.Detail, now time.Time) []term.Pair {
 		term.Pair{Name: "Last answer", Value: d.AnswerID},
 	)
 	for _, dead := range d.DeadLetters {
-		state, color := "open", term.Bad
+		state, color := "unresolved", term.Bad
 		if dead.Resolved {
 			state, color = "resolved", term.Faint
 		}
-		pairs = append(pairs, term.Pair{Name: "Dead letter", Value: dead.ID + " of " + dead.Stream + ", " + state, Color: color})
+		pairs = append(pairs, term.Pair{Name: "Dead letter", Value: dead.ID + " of " + dead.Stream + ", " + dead.Reason + ", " + state, Color: color})
 	}
 	return append(
 		pairs,

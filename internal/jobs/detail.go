@@ -10,6 +10,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 
 	"github.com/nodpt/executor/internal/job"
+	"github.com/nodpt/executor/internal/retry"
 	"github.com/nodpt/executor/internal/stream"
 	"github.com/nodpt/executor/workflows"
 )
@@ -32,10 +33,11 @@ type Detail struct {
 }
 
 // DeadLetter is a copy of an entry of the job in the dead-letter stream. It is
-// resolved when the job has been completed since.
+// resolved when the job has ended in another way since.
 type DeadLetter struct {
 	Stream   string `json:"stream"`
 	ID       string `json:"id"`
+	Reason   string `json:"reason"`
 	Resolved bool   `json:"resolved"`
 }
 
@@ -53,9 +55,9 @@ type Run struct {
 	Verdict job.Verdict `json:"verdict,omitempty"`
 	// Speaks reports whether the row is this run's.
 	Speaks bool `json:"speaks"`
-	// Effect names the outcome; MessageID is that of the update for it, if the run
-	// has ended and was not superseded.
-	Effect    string `json:"effect"`
+	// Effect names the outcome, where that can be told; MessageID is that of the
+	// update for it, if the run has ended and was not superseded.
+	Effect    string `json:"effect,omitempty"`
 	MessageID string `json:"messageId,omitempty"`
 	UI        string `json:"ui,omitempty"`
 }
@@ -91,7 +93,7 @@ const (
 	// Dead letters are looked for from a while before the job's first failure on:
 	// their ids are times of Redis, the failures are dated by others.
 	deadSlack = time.Minute
-	maxDead   = 5000
+	deadPages = 50
 )
 
 // Detail reads the rest about a job that was found. Its task, its payload and its
@@ -191,33 +193,38 @@ func (v *View) runOf(info *workflowpb.WorkflowExecutionInfo, s story, row *job.R
 		Speaks: row != nil && row.RunID == e.GetRunId(),
 		Effect: v.effect(info), UI: v.link(e.GetWorkflowId(), e.GetRunId()),
 	}
-	if !isOpen(info.GetStatus()) && s.verdict != job.Superseded {
+	if r.Speaks {
+		r.Effect = row.Effect
+	}
+	if r.Effect != "" && !isOpen(info.GetStatus()) && s.verdict != job.Superseded {
 		r.MessageID = stream.MessageID(r.Effect)
 	}
 	return r
 }
 
-// effect is the outcome a run speaks for, by the rule of workflows.JobWorkflow.
+// effect is the outcome a run speaks for, by the rule of workflows.JobWorkflow;
+// empty where that stands in a memo that cannot be read.
 func (v *View) effect(info *workflowpb.WorkflowExecutionInfo) string {
 	runID := info.GetExecution().GetRunId()
-	entry := v.memo(info.GetMemo(), workflows.MemoEntryID)
+	_, ours := info.GetMemo().GetFields()[workflows.MemoEntryID]
 	first := info.GetFirstRunId() == "" || info.GetFirstRunId() == runID
-	if entry != "" && first {
-		return job.EntryEffect(v.memo(info.GetMemo(), workflows.MemoStream), entry)
+	if !ours || !first {
+		return job.RunEffect(runID)
 	}
-	return job.RunEffect(runID)
+	entry := v.memo(info.GetMemo(), workflows.MemoEntryID)
+	if entry == "" {
+		return ""
+	}
+	return job.EntryEffect(v.memo(info.GetMemo(), workflows.MemoStream), entry)
 }
 
-// addDeadLetters finds the job's dead letters. The row names that of the outcome
-// it holds; those of earlier ones are only in the stream.
+// addDeadLetters finds the job's dead letters, the newest first. The row names at
+// most one, that of the outcome it holds; all of them are in the stream.
 func (v *View) addDeadLetters(ctx context.Context, d *Detail, f Found) {
-	dead := stream.DeadStream(f.key.Role.Stream())
-	known := ""
-	if f.row != nil && f.row.DeadID != "" {
-		known = f.row.DeadID
-		d.DeadLetters = append(d.DeadLetters, DeadLetter{Stream: dead, ID: known, Resolved: f.row.Status == job.Completed})
-	}
 	since := f.Since()
+	if since.IsZero() {
+		since = f.FinishedAt
+	}
 	for _, r := range d.Runs {
 		if !r.ClosedAt.IsZero() && r.Status != "completed" {
 			since = r.ClosedAt // of the earliest that failed: they come last
@@ -226,34 +233,43 @@ func (v *View) addDeadLetters(ctx context.Context, d *Detail, f Found) {
 	if v.streams == nil || since.IsZero() {
 		return
 	}
-	after := fmt.Sprintf("%d-0", since.Add(-deadSlack).UnixMilli())
-	for range maxDead / 100 {
-		entries, err := v.streams.TailUpdates(ctx, dead, after, 0)
+	var mine []stream.Dead
+	page := stream.DeadRange{Since: since.Add(-deadSlack)}
+	for look := 0; ; look++ {
+		dead, err := v.streams.DeadLetters(ctx, f.key.Role.Stream(), page)
 		if err != nil {
-			d.note("Dead letters of earlier runs could not be looked for: %v.", err)
-			return
+			d.note("Dead letters could not be looked for: %v.", err)
+			break
 		}
-		if len(entries) == 0 {
-			return
-		}
-		for _, e := range entries {
-			after = e.ID
-			if e.ID != known && f.owns(e) {
-				d.DeadLetters = append(d.DeadLetters, DeadLetter{Stream: dead, ID: e.ID, Resolved: f.row != nil && f.row.Status == job.Completed})
+		for _, letter := range dead {
+			if f.owns(letter) {
+				mine = append(mine, letter)
 			}
 		}
+		if len(dead) == 0 {
+			break
+		}
+		if page.Before = dead[len(dead)-1].ID; look == deadPages {
+			d.note("Dead letters were looked for among the newest only.")
+			break
+		}
 	}
-	d.note("There are too many dead letters in %s to look for those of earlier runs.", dead)
+	for _, letter := range mine {
+		known := DeadLetter{Stream: stream.DeadStream(letter.Stream), ID: letter.ID, Reason: letter.Reason}
+		if v.rows != nil {
+			letters, err := retry.Letters(ctx, v.rows, []stream.Dead{letter})
+			known.Resolved = err == nil && letters[0].Resolved
+		}
+		d.DeadLetters = append(d.DeadLetters, known)
+	}
 }
 
 // owns reports whether a dead letter is the job's.
-func (f Found) owns(e job.Entry) bool {
-	for _, field := range e.Fields {
-		if field.Name == "original_id" && field.Value != "" && (field.Value == f.EntryID || field.Value == f.LastEntryID) {
-			return true
-		}
+func (f Found) owns(letter stream.Dead) bool {
+	if letter.EntryID != "" && (letter.EntryID == f.EntryID || letter.EntryID == f.LastEntryID) {
+		return true
 	}
-	j, ok := jobOf(f.key.Role, e)
+	j, ok := jobOf(f.key.Role, job.Entry{Stream: letter.Stream, ID: letter.EntryID, Fields: letter.Fields})
 	return ok && j.ID != "" && j.ID == f.key.JobID
 }
 
@@ -281,7 +297,7 @@ func (v *View) addTask(ctx context.Context, d *Detail, f Found, input *commonpb.
 			return nil
 		}
 		if encrypted(input) {
-			d.note("Task and payload are encrypted in Temporal, and this command has no key that fits.")
+			d.note("Task and payload are encrypted in Temporal, and no key in ENCRYPTION_KEYS fits.")
 		} else {
 			d.note("Task and payload in Temporal cannot be read: they were written by another version.")
 		}

@@ -106,12 +106,18 @@ func TestDetail(t *testing.T) {
 	t.Parallel()
 	w := healed(t)
 	entryID := w.rows[0].EntryID
-	w.dead = map[string][]job.Entry{"jobs:agent:dead": {
-		entry(job.Agent, "1-1", "jobId", "j1", "task", "x"), // long before
-		entry(job.Agent, "1780315240000-0", "jobId", "other", "task", "x", "original_id", "7-7"),
-		entry(job.Agent, "1780315241000-0", "jobId", "j1", "task", "x", "original_id", entryID, "reason", "llm_malformed_answer"),
-		entry(job.Agent, "1780315242000-0", "task", "x", "original_id", entryID),
-	}}
+	dead := func(id, entryID, jobID string) stream.Dead {
+		return stream.Dead{Stream: "jobs:agent", ID: id, EntryID: entryID, Reason: "why", Fields: []job.Field{
+			{Name: "jobId", Value: jobID}, {Name: "task", Value: canary},
+		}}
+	}
+	w.dead = []stream.Dead{
+		dead("1780315244000-0", "8-8", "j1"), // of another entry
+		dead("1780315243000-0", "7-7", "other"),
+		dead("1780315242000-0", entryID, ""), // does not say whose it is
+		dead("1780315241000-0", entryID, "j1"),
+		dead("1780310000000-0", entryID, "j1"), // long before
+	}
 	v := newView(t, w)
 	f, err := v.Find(t.Context(), "j1", nil)
 	require.NoError(t, err)
@@ -123,8 +129,9 @@ func TestDetail(t *testing.T) {
 	require.Empty(t, d.Notes)
 	require.Nil(t, d.Content)
 	require.Equal(t, []DeadLetter{
-		{Stream: "jobs:agent:dead", ID: "1780315241000-0", Resolved: true},
-		{Stream: "jobs:agent:dead", ID: "1780315242000-0", Resolved: true},
+		{Stream: "jobs:agent:dead", ID: "1780315244000-0", Reason: "why", Resolved: true},
+		{Stream: "jobs:agent:dead", ID: "1780315242000-0", Reason: "why"},
+		{Stream: "jobs:agent:dead", ID: "1780315241000-0", Reason: "why", Resolved: true},
 	}, d.DeadLetters)
 	effect := job.EntryEffect("jobs:agent", entryID)
 	require.Equal(t, []Run{
@@ -296,15 +303,18 @@ func TestContent(t *testing.T) {
 	t.Run("encrypted, without the key", func(t *testing.T) {
 		t.Parallel()
 		w := healed(t)
+		unreadable := &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/encrypted")}, Data: []byte(canary)}
 		for _, r := range w.runs {
+			r.info.Memo.Fields = map[string]*commonpb.Payload{workflows.MemoEntryID: unreadable, workflows.MemoStream: unreadable}
 			input := r.events[0].GetWorkflowExecutionStartedEventAttributes()
-			input.Input = &commonpb.Payloads{Payloads: []*commonpb.Payload{{
-				Metadata: map[string][]byte{"encoding": []byte("binary/encrypted")}, Data: []byte(canary),
-			}}}
+			input.Input = &commonpb.Payloads{Payloads: []*commonpb.Payload{unreadable}}
 		}
 		d := detail(t, w, "j1")
 		require.Equal(t, &Content{Answer: canary + " answer"}, d.Content)
 		require.Contains(t, d.Notes[0], "encrypted")
+		require.Equal(t, "run:r3", d.Runs[0].Effect, "a reset, whatever its memo says")
+		require.Empty(t, d.Runs[2].Effect, "what it was started for cannot be read")
+		require.Empty(t, d.Runs[2].MessageID)
 		require.NotContains(t, strings.Join(d.Notes, ""), "CANARY")
 	})
 	t.Run("of another version", func(t *testing.T) {
@@ -329,11 +339,12 @@ func TestContent(t *testing.T) {
 		t.Parallel()
 		w := healed(t)
 		w.rows = []job.Row{w.runs[2].row(t, job.Failed, "llm_malformed_answer")}
-		w.rows[0].DeadID = "5-5"
+		w.rows[0].DeadID = "1780315241000-0"
+		w.dead = []stream.Dead{{Stream: "jobs:agent", ID: w.rows[0].DeadID, EntryID: w.rows[0].EntryID, Fields: []job.Field{{Name: "jobId", Value: "j1"}}}}
 		d := detail(t, w, "j1")
 		require.Equal(t, &Content{Task: canary, Payload: canary + " payload"}, d.Content)
 		require.Empty(t, w.asked)
-		require.Equal(t, []DeadLetter{{Stream: "jobs:agent:dead", ID: "5-5"}}, d.DeadLetters)
+		require.Equal(t, []DeadLetter{{Stream: "jobs:agent:dead", ID: w.rows[0].DeadID}}, d.DeadLetters)
 		require.True(t, d.Runs[2].Speaks)
 	})
 }
@@ -361,7 +372,7 @@ func TestDetailWithServersAway(t *testing.T) {
 	d, err := v.Detail(t.Context(), f, false)
 	require.NoError(t, err)
 	require.Empty(t, d.Runs)
-	require.Equal(t, []string{"Dead letters of earlier runs could not be looked for: Redis is away."}, d.Notes)
+	require.Equal(t, []string{"Dead letters could not be looked for: Redis is away."}, d.Notes)
 }
 
 func TestManyRuns(t *testing.T) {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/store"
+	"github.com/nodpt/executor/internal/stream"
 	"github.com/nodpt/executor/workflows"
 )
 
@@ -49,7 +50,7 @@ type world struct {
 	rows []job.Row  // the newest first
 
 	backlog map[string][]job.Entry
-	dead    map[string][]job.Entry
+	dead    []stream.Dead // the newest first
 	updates []job.Entry
 
 	// failing makes every call to a server fail.
@@ -317,10 +318,10 @@ func (f fakeRows) Row(_ context.Context, key job.Key) (job.Row, bool, error) {
 
 type fakeStreams struct{ *world }
 
-func (f fakeStreams) Backlog(_ context.Context, stream string, limit int, more func(job.Entry) bool) (bool, error) {
+func (f fakeStreams) Backlog(_ context.Context, key string, limit int, more func(job.Entry) bool) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i, e := range f.backlog[stream] {
+	for i, e := range f.backlog[key] {
 		if i == limit {
 			return false, nil
 		}
@@ -331,35 +332,40 @@ func (f fakeStreams) Backlog(_ context.Context, stream string, limit int, more f
 	return true, f.failRedis
 }
 
-// TailUpdates returns one entry at a time. It ends the stream of updates with an
-// error that tells the test.
-func (f fakeStreams) TailUpdates(_ context.Context, stream, after string, _ time.Duration) ([]job.Entry, error) {
+// TailUpdates returns one entry at a time, and an error at the end.
+func (f fakeStreams) TailUpdates(_ context.Context, _, after string, _ time.Duration) ([]job.Entry, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failRedis != nil {
 		return nil, f.failRedis
 	}
-	entries := f.dead[stream]
-	if !strings.HasSuffix(stream, ":dead") {
-		entries = f.updates
-	}
-	for _, e := range entries {
+	for _, e := range f.updates {
 		if job.CompareEntryIDs(e.ID, after) > 0 {
 			return []job.Entry{e}, nil
 		}
 	}
-	if strings.HasSuffix(stream, ":dead") {
-		return nil, nil
-	}
 	return nil, errNoMore
+}
+
+// DeadLetters returns two at a time.
+func (f fakeStreams) DeadLetters(_ context.Context, key string, r stream.DeadRange) ([]stream.Dead, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var found []stream.Dead
+	for _, d := range f.dead {
+		if d.Stream == key && !job.EntryTime(d.ID).Before(r.Since) && (r.Before == "" || job.CompareEntryIDs(d.ID, r.Before) < 0) && len(found) < 2 {
+			found = append(found, d)
+		}
+	}
+	return found, f.failRedis
 }
 
 var errNoMore = errors.New("no more updates")
 
-func (f fakeStreams) Entry(_ context.Context, stream, id string) (job.Entry, bool, error) {
+func (f fakeStreams) Entry(_ context.Context, key, id string) (job.Entry, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, e := range f.backlog[stream] {
+	for _, e := range f.backlog[key] {
 		if e.ID == id {
 			return e, true, nil
 		}

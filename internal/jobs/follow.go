@@ -205,12 +205,13 @@ func outcomeOf(e job.Entry) (Outcome, bool) {
 }
 
 // add copies from the row what an update does not say, if the row still holds
-// that outcome.
+// that outcome. A result beside the one of the row is the stored answer, given
+// again: it is published before the row notes for which entry.
 func (o *Outcome) add(row job.Row) {
-	switch o.MessageID {
-	case stream.MessageID(row.Effect):
+	switch {
+	case o.MessageID == stream.MessageID(row.Effect):
 		o.TookMS = max(row.FinishedAt.Sub(row.StartedAt).Milliseconds(), 0)
-	case stream.MessageID(job.AnswerEffect(row.Stream, row.LastEntryID)):
+	case o.Status == Completed && row.Status == job.Completed:
 		o.Repeated = true
 	default:
 		return

@@ -153,7 +153,6 @@ func TestOutcomes(t *testing.T) {
 	chat := job.Job{Role: job.Chat, ID: "c1", UserID: "u2"}
 	r := started(t, j, "r1", doneStatus)
 	row := r.row(t, job.Completed, "")
-	row.LastEntryID = "8-8"
 	failed := started(t, agentJob("j2"), "r2", failedStatus)
 	failedRow := failed.row(t, job.Failed, "llm_timeout")
 	w := &world{rows: []job.Row{row, failedRow}, updates: []job.Entry{

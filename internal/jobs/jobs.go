@@ -18,6 +18,7 @@ import (
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/store"
+	"github.com/nodpt/executor/internal/stream"
 )
 
 // Rows is the result store. List leaves answers out, Row does not.
@@ -36,10 +37,11 @@ type Runs interface {
 
 // Streams is what is needed of Redis.
 type Streams interface {
-	Backlog(ctx context.Context, stream string, limit int, more func(job.Entry) bool) (complete bool, err error)
-	TailUpdates(ctx context.Context, stream, after string, block time.Duration) ([]job.Entry, error)
-	Entry(ctx context.Context, stream, id string) (job.Entry, bool, error)
-	LastID(ctx context.Context, stream string) (string, error)
+	Backlog(ctx context.Context, key string, limit int, more func(job.Entry) bool) (complete bool, err error)
+	TailUpdates(ctx context.Context, key, after string, block time.Duration) ([]job.Entry, error)
+	Entry(ctx context.Context, key, id string) (job.Entry, bool, error)
+	LastID(ctx context.Context, key string) (string, error)
+	DeadLetters(ctx context.Context, key string, r stream.DeadRange) ([]stream.Dead, error)
 }
 
 // Config is what a View is made of. A part that cannot be reached is nil: the
