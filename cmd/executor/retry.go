@@ -164,10 +164,12 @@ func (f *retryFlags) run(cmd *cobra.Command, o *operator, args []string, filter 
 	if err != nil {
 		return err
 	}
+	payloads := o.converter()
+	if payloads == nil {
+		payloads = converter.GetDefaultDataConverter()
+	}
 	retrier := &retry.Retrier{
-		Runs: &retry.Temporal{
-			Service: c.WorkflowService(), Namespace: namespace, Identity: whoami(), Converter: converter.GetDefaultDataConverter(),
-		},
+		Runs:    &retry.Temporal{Service: c.WorkflowService(), Namespace: namespace, Identity: whoami(), Converter: payloads},
 		Streams: connectOnce(o),
 		Options: retry.Options{
 			Reason:   f.reason,

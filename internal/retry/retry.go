@@ -52,7 +52,7 @@ type Runs interface {
 
 // ErrGone says that the workflow service knows nothing of a workflow id or run:
 // its retention is over, it was deleted, or it never was.
-var ErrGone = errors.New("the history is gone from Temporal")
+var ErrGone = errors.New("its history is gone from Temporal")
 
 // OpenError says that a run is open, so that none was started.
 type OpenError struct{ RunID string }
@@ -228,7 +228,7 @@ func (r *Retrier) resend(ctx context.Context, row job.Row) (Result, error) {
 
 // sent is what the job came as, from its dead letter or else its entry.
 func (r *Retrier) sent(ctx context.Context, streams Streams, row job.Row) ([]job.Field, error) {
-	const gone = "its history is gone from Temporal, and "
+	gone := ErrGone.Error() + ", and "
 	if row.DeadID != "" {
 		dead, found, err := streams.ReadDead(ctx, row.Stream, row.DeadID)
 		if err != nil {

@@ -135,7 +135,7 @@ func TestOne(t *testing.T) {
 			row: failed, override: override, prepare: gone,
 			want: Result{
 				Action: Cannot,
-				Reason: "the history is gone from Temporal, so it can only be sent again as it was: leave --model, --max-tokens and --force out",
+				Reason: "its history is gone from Temporal, so it can only be sent again as it was: leave --model, --max-tokens and --force out",
 			},
 		},
 	}
