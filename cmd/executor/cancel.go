@@ -57,7 +57,11 @@ is no terminal. --dry-run says what would be canceled.`,
 			if err != nil {
 				return err
 			}
-			l, err := newLookout(cmd.Context(), cmd, sight{rows: true, runs: true, streams: len(args) > 0, needRuns: true})
+			see := sight{rows: helpful, runs: needed}
+			if len(args) > 0 {
+				see.streams = wanted
+			}
+			l, err := newLookout(cmd.Context(), cmd, see)
 			if err != nil {
 				return err
 			}

@@ -28,12 +28,20 @@ type lookout struct {
 	missing bool // a server did not answer, and the view is not complete
 }
 
-// sight says what a command has to see. A server that is not needed is done
-// without, with a warning, where it does not answer.
-type sight struct {
-	rows, runs, streams          bool
-	needRows, needRuns, needStrs bool
-}
+// sight says what a command looks at. What it does not need it does without, with a
+// warning, where the server does not answer; what only helps it also where the
+// setting is wrong.
+type sight struct{ rows, runs, streams need }
+
+// need is how much a command depends on a server.
+type need int
+
+const (
+	unused need = iota
+	helpful
+	wanted
+	needed
+)
 
 // newLookout reads the settings and connects. Close it.
 func newLookout(ctx context.Context, cmd *cobra.Command, s sight) (*lookout, error) {
@@ -51,9 +59,9 @@ func newLookout(ctx context.Context, cmd *cobra.Command, s sight) (*lookout, err
 }
 
 func (l *lookout) connect(ctx context.Context, s sight) error {
-	if s.runs {
+	if s.runs > unused {
 		c, namespace, err := l.temporal(ctx)
-		if err := l.orElse(err, s.needRuns); err != nil {
+		if err := l.orElse(err, s.runs); err != nil {
 			return err
 		}
 		l.cfg.Link = func(workflowID, runID string) string { return l.link(namespace, workflowID, runID) }
@@ -62,18 +70,18 @@ func (l *lookout) connect(ctx context.Context, s sight) error {
 		}
 		l.cfg.Converter = l.converter()
 	}
-	if s.rows {
+	if s.rows > unused {
 		rows, err := l.rows(ctx)
-		if err := l.orElse(err, s.needRows); err != nil {
+		if err := l.orElse(err, s.rows); err != nil {
 			return err
 		}
 		if rows != nil {
 			l.cfg.Rows = rows
 		}
 	}
-	if s.streams {
+	if s.streams > unused {
 		streams, err := l.redis(ctx)
-		if err := l.orElse(err, s.needStrs); err != nil {
+		if err := l.orElse(err, s.streams); err != nil {
 			return err
 		}
 		if streams != nil {
@@ -92,11 +100,11 @@ func (o *operator) converter() converter.DataConverter {
 	return options.DataConverter
 }
 
-// orElse returns the error of a server that is needed or whose setting is wrong,
+// orElse returns the error of a server that is needed, or whose setting is wrong,
 // and warns of any other.
-func (l *lookout) orElse(err error, needed bool) error {
+func (l *lookout) orElse(err error, n need) error {
 	exit, ok := errors.AsType[*exitError](err)
-	if err == nil || needed || !ok || exit.code != exitUnreachable {
+	if err == nil || n == needed || n == wanted && (!ok || exit.code != exitUnreachable) {
 		return err
 	}
 	l.warn(err)

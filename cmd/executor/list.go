@@ -52,7 +52,7 @@ database does not answer, the rest is listed and the exit code is 3.`,
 			if err != nil {
 				return err
 			}
-			l, err := newLookout(cmd.Context(), cmd, sight{rows: true, runs: true})
+			l, err := newLookout(cmd.Context(), cmd, sight{rows: wanted, runs: wanted})
 			if err != nil {
 				return err
 			}

@@ -42,7 +42,7 @@ think of who sees your screen and of where the output goes.`,
 			if err != nil {
 				return err
 			}
-			l, err := newLookout(cmd.Context(), cmd, sight{rows: true, runs: true, streams: true})
+			l, err := newLookout(cmd.Context(), cmd, sight{rows: wanted, runs: wanted, streams: wanted})
 			if err != nil {
 				return err
 			}

@@ -64,7 +64,7 @@ Ctrl-C ends the watching, not the jobs.`,
 
 // watchAll prints outcomes until ctx ends.
 func watchAll(ctx context.Context, cmd *cobra.Command, roles []job.Role) error {
-	l, err := newLookout(ctx, cmd, sight{rows: true, streams: true, needStrs: true})
+	l, err := newLookout(ctx, cmd, sight{rows: helpful, streams: needed})
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ type change struct {
 
 // watchJobs prints the changes of jobs until all have ended.
 func watchJobs(ctx context.Context, cmd *cobra.Command, ids []string, roles []job.Role) error {
-	l, err := newLookout(ctx, cmd, sight{rows: true, runs: true, streams: true, needRows: true, needRuns: true})
+	l, err := newLookout(ctx, cmd, sight{rows: needed, runs: needed, streams: wanted})
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ type Outcome struct {
 	PromptTokens     int64     `json:"promptTokens,omitempty"`
 	CompletionTokens int64     `json:"completionTokens,omitempty"`
 	Truncated        bool      `json:"truncated,omitempty"`
-	TookMS           int64     `json:"tookMs,omitempty"`
+	TookMS           int64     `json:"tookMs"`
 	UserID           string    `json:"userId,omitempty"`
 	ProjectID        string    `json:"projectId,omitempty"`
 	// Repeated marks the stored answer of a job that was asked for again.

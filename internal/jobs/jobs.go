@@ -166,8 +166,8 @@ type Job struct {
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 	// WaitedMS is the time from the entry to the run, TookMS that from the run's
 	// start to its end, or to now.
-	WaitedMS int64 `json:"waitedMs,omitempty"`
-	TookMS   int64 `json:"tookMs,omitempty"`
+	WaitedMS int64 `json:"waitedMs"`
+	TookMS   int64 `json:"tookMs"`
 
 	WorkflowID  string `json:"temporalWorkflowId,omitempty"`
 	RunID       string `json:"runId,omitempty"`

@@ -247,6 +247,10 @@ func (v *View) Ended(ctx context.Context, q Query, except map[job.Key]bool, yiel
 		Limit: listPage,
 	}
 	found := 0
+	again, err := v.runningAgain(ctx, q.Limit)
+	if err != nil {
+		blind = fmt.Errorf("%w: %w", ErrRuns, err)
+	}
 	for {
 		rows, err := v.rows.List(ctx, f)
 		if err != nil {
@@ -254,7 +258,7 @@ func (v *View) Ended(ctx context.Context, q Query, except map[job.Key]bool, yiel
 		}
 		var running map[string]bool
 		if blind == nil {
-			if running, err = v.runningAgain(ctx, rows); err != nil {
+			if running, err = again(rows); err != nil {
 				blind = fmt.Errorf("%w: %w", ErrRuns, err)
 			}
 		}
@@ -280,12 +284,39 @@ func (v *View) Ended(ctx context.Context, q Query, except map[job.Key]bool, yiel
 	}
 }
 
-// runningAgain tells which of the rows' jobs have an open run, by workflow id.
-func (v *View) runningAgain(ctx context.Context, rows []job.Row) (map[string]bool, error) {
-	out := map[string]bool{}
+// runningAgain returns what tells which of the rows' jobs have an open run, by
+// workflow id. Where many rows are asked for, what is open is listed once.
+func (v *View) runningAgain(ctx context.Context, limit int) (func([]job.Row) (map[string]bool, error), error) {
 	if v.runs == nil {
-		return out, nil
+		return func([]job.Row) (map[string]bool, error) { return nil, nil }, nil
 	}
+	if limit > 0 && limit <= manyRows {
+		return func(rows []job.Row) (map[string]bool, error) { return v.openOf(ctx, rows) }, nil
+	}
+	open := map[string]*workflowpb.WorkflowExecutionInfo{}
+	err := v.each(ctx, v.visibility(Query{}), func(page []*workflowpb.WorkflowExecutionInfo) error {
+		for _, info := range page {
+			open[info.GetExecution().GetWorkflowId()] = info
+		}
+		return nil
+	})
+	return func(rows []job.Row) (map[string]bool, error) {
+		var infos []*workflowpb.WorkflowExecutionInfo
+		for _, row := range rows {
+			if info := open[job.WorkflowID(row.Role, row.JobID)]; info != nil {
+				infos = append(infos, info)
+			}
+		}
+		return v.reallyOpen(ctx, infos)
+	}, err
+}
+
+// manyRows is from how many rows on it is cheaper to list all open runs.
+const manyRows = 500
+
+// openOf asks for the open runs of the rows' jobs alone.
+func (v *View) openOf(ctx context.Context, rows []job.Row) (map[string]bool, error) {
+	var infos []*workflowpb.WorkflowExecutionInfo
 	for chunk := range slices.Chunk(rows, idsPage) {
 		var ids []string
 		for _, row := range chunk {
@@ -296,7 +327,6 @@ func (v *View) runningAgain(ctx context.Context, rows []job.Row) (map[string]boo
 		if len(ids) == 0 {
 			continue
 		}
-		var infos []*workflowpb.WorkflowExecutionInfo
 		query := "ExecutionStatus = 'Running' AND WorkflowId IN (" + strings.Join(ids, ", ") + ")"
 		err := v.each(ctx, conditions{plain: query}, func(page []*workflowpb.WorkflowExecutionInfo) error {
 			infos = append(infos, page...)
@@ -305,24 +335,30 @@ func (v *View) runningAgain(ctx context.Context, rows []job.Row) (map[string]boo
 		if err != nil {
 			return nil, err
 		}
-		// Visibility is written after the fact: a run it calls open may have ended.
-		open := make([]bool, len(infos))
-		err = parallel(ctx, len(infos), func(ctx context.Context, i int) error {
-			e := infos[i].GetExecution()
-			r, err := v.describe(ctx, e.GetWorkflowId(), e.GetRunId())
-			if errors.Is(err, errNoRun) {
-				return nil
-			}
-			open[i] = err == nil && r.open()
-			return err
-		})
-		if err != nil {
-			return nil, err
+	}
+	return v.reallyOpen(ctx, infos)
+}
+
+// reallyOpen describes runs that were listed as open: visibility is written after
+// the fact, and they may have ended.
+func (v *View) reallyOpen(ctx context.Context, infos []*workflowpb.WorkflowExecutionInfo) (map[string]bool, error) {
+	open := make([]bool, len(infos))
+	err := parallel(ctx, len(infos), func(ctx context.Context, i int) error {
+		e := infos[i].GetExecution()
+		r, err := v.describe(ctx, e.GetWorkflowId(), e.GetRunId())
+		if errors.Is(err, errNoRun) {
+			return nil
 		}
-		for i, info := range infos {
-			if open[i] {
-				out[info.GetExecution().GetWorkflowId()] = true
-			}
+		open[i] = err == nil && r.open()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for i, info := range infos {
+		if open[i] {
+			out[info.GetExecution().GetWorkflowId()] = true
 		}
 	}
 	return out, nil

@@ -210,10 +210,12 @@ func TestEnded(t *testing.T) {
 			started(t, agentJob("a1"), "r1-again", openStatus),
 		}, world.runs...)
 		world.runs[4].listed = openStatus // a3 ended a moment ago
-		var got []Job
-		_, err := newView(t, world).Ended(t.Context(), Query{Statuses: []Status{Failed}}, nil, collect(&got))
-		require.NoError(t, err)
-		require.Equal(t, all[3:4], names(got))
+		for _, limit := range []int{0, 10} {
+			var got []Job
+			_, err := newView(t, world).Ended(t.Context(), Query{Statuses: []Status{Failed}, Limit: limit}, nil, collect(&got))
+			require.NoError(t, err)
+			require.Equal(t, all[3:4], names(got))
+		}
 	})
 	t.Run("but for those listed before", func(t *testing.T) {
 		t.Parallel()
@@ -226,11 +228,17 @@ func TestEnded(t *testing.T) {
 		t.Parallel()
 		world := w()
 		world.failTemporal = serviceerror.NewUnavailable("away")
+		for _, limit := range []int{0, 10} {
+			var got []Job
+			n, err := newView(t, world).Ended(t.Context(), Query{Limit: limit}, nil, collect(&got))
+			require.ErrorIs(t, err, ErrRuns)
+			require.Equal(t, all, names(got))
+			require.Equal(t, len(all), n)
+		}
 		var got []Job
-		n, err := newView(t, world).Ended(t.Context(), Query{}, nil, collect(&got))
-		require.ErrorIs(t, err, ErrRuns)
-		require.Equal(t, all, names(got))
-		require.Equal(t, len(all), n)
+		_, err := New(Config{Rows: fakeRows{world}}).Ended(t.Context(), Query{}, nil, collect(&got))
+		require.NoError(t, err, "nobody was asked")
+		require.Len(t, got, len(all))
 	})
 	t.Run("without rows", func(t *testing.T) {
 		t.Parallel()
