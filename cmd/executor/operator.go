@@ -11,9 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
-	sdklog "go.temporal.io/sdk/log"
 
-	"github.com/nodpt/executor/bridge"
+	"github.com/nodpt/executor/internal/app"
 	"github.com/nodpt/executor/internal/config"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/store"
@@ -96,12 +95,10 @@ func (o *operator) redis(ctx context.Context) (*stream.Client, error) {
 
 // temporal connects to the Temporal server and returns the namespace as well.
 func (o *operator) temporal(ctx context.Context) (client.Client, string, error) {
-	options, err := o.cfg.Temporal()
+	options, err := app.TemporalOptions(o.cfg, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, "", &exitError{exitUsage, err}
 	}
-	options.Logger = sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))
-	options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, bridge.DialOptions()...)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	c, err := client.DialContext(ctx, options)
