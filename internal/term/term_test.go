@@ -3,11 +3,13 @@ package term
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/stretchr/testify/require"
 )
@@ -88,7 +90,7 @@ func TestList(t *testing.T) {
 
 func TestCellsAreMadeHarmless(t *testing.T) {
 	t.Parallel()
-	hostile := []fruit{{Name: "\x1b]0;title\x07\x1b[2K\ra\u202eb\u200b\x9bc\nd\te", Count: 1}}
+	hostile := []fruit{{Name: "\x1b]0;title\x07\x1b[2K\ra\u202eb\u200b\u009bc\nd\te", Count: 1}}
 	const clean = "�]0;title��[2K a�b��c d e"
 	var out bytes.Buffer
 	require.NoError(t, List(New(&out, Table, ""), hostile, columns()...))
@@ -101,9 +103,22 @@ func TestCellsAreMadeHarmless(t *testing.T) {
 	require.NoError(t, Text(p, "one\x1b\r\ntwo\x00\n\nthree"))
 	require.Equal(t, "Name  "+clean+"\n"+clean+"\n  one�\n  two�\n  \n  three\n", out.String())
 
-	out.Reset()
-	require.NoError(t, List(New(&out, JSON, ""), hostile))
-	require.NotContains(t, out.String(), "\x1b", "JSON escapes it by itself")
+	hostile[0].Name += "\U000e0001<日本>"
+	for _, format := range []Format{JSON, JSONL} {
+		out.Reset()
+		require.NoError(t, List(New(&out, format, ""), hostile))
+		require.Equal(t, -1, strings.IndexFunc(strings.ReplaceAll(out.String(), "\n", ""), func(r rune) bool {
+			return unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
+		}), "%q", out.String())
+		var read []fruit
+		text := out.String()
+		if format == JSONL {
+			text = "[" + text + "]"
+		}
+		require.NoError(t, json.Unmarshal([]byte(text), &read))
+		require.Equal(t, hostile, read, "a program reads what there was")
+		require.Contains(t, out.String(), "<日本>")
+	}
 }
 
 func TestWideCharacters(t *testing.T) {
