@@ -101,22 +101,29 @@ func outputFormat(cmd *cobra.Command) (term.Format, error) {
 // at.
 func examine(cfg config.Config, loaded error) (doctor.Config, error) {
 	examined := doctor.Config{Warnings: cfg.Warnings()}
-	from := map[string]config.Source{}
-	for _, s := range cfg.Redacted() {
-		from[s.Name] = s.Source
-		if s.Source == config.SourceDefault {
-			continue
-		}
-		examined.Settings = append(examined.Settings, doctor.Setting{Name: s.Name, Value: s.Value})
-	}
+	wrong := map[string]bool{}
 	if loaded != nil {
-		wrong, ok := errors.AsType[*config.Errors](loaded)
+		mistakes, ok := errors.AsType[*config.Errors](loaded)
 		if !ok {
 			return doctor.Config{}, &exitError{exitUsage, loaded}
 		}
-		for _, m := range wrong.Mistakes {
+		for _, m := range mistakes.Mistakes {
 			examined.Mistakes = append(examined.Mistakes, doctor.Mistake(m))
+			wrong[m.Variable] = true
 		}
+	}
+	from := map[string]config.Source{}
+	for _, s := range cfg.Redacted() {
+		from[s.Name] = s.Source
+		switch {
+		case s.Source == config.SourceDefault:
+			continue
+		case wrong[s.Name]:
+			s.Value = "[not usable]" // it may be a secret in the wrong place
+		}
+		examined.Settings = append(examined.Settings, doctor.Setting{Name: s.Name, Value: s.Value})
+	}
+	if len(examined.Mistakes) > 0 {
 		return examined, nil
 	}
 	options, err := app.TemporalOptions(cfg, slog.New(slog.DiscardHandler), nil)

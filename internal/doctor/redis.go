@@ -350,23 +350,29 @@ func (p *redisPatient) groups(ctx context.Context) {
 	var orphaned int64
 	trouble := false
 	for _, name := range streams() {
-		h, err := p.client.GroupHealth(ctx, name)
-		if err == nil && !h.Exists && p.cfg.Fix {
+		exists, err := p.client.GroupExists(ctx, name)
+		if err == nil && !exists && p.cfg.Fix {
 			if err = p.client.EnsureGroup(ctx, name); err == nil {
 				made = append(made, name)
 			}
-		} else if err == nil && !h.Exists {
+		} else if err == nil && !exists {
 			missing = append(missing, name)
+		}
+		var consumers []stream.Consumer
+		if err == nil {
+			consumers, err = p.client.Consumers(ctx, name)
 		}
 		if err != nil {
 			trouble = true
 			p.add(p.noGroup(name, err))
 			continue
 		}
-		orphaned += h.Orphaned
-		for _, consumer := range h.Alive {
-			if !slices.Contains(alive, consumer) {
-				alive = append(alive, consumer)
+		for _, c := range consumers {
+			switch {
+			case !c.Alive:
+				orphaned += c.Pending
+			case !slices.Contains(alive, c.Name):
+				alive = append(alive, c.Name)
 			}
 		}
 	}

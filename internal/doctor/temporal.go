@@ -69,6 +69,7 @@ type temporalPatient struct {
 	client    client.Client
 	address   string
 	namespace string
+	created   bool // the namespace, a moment ago: not the whole server knows it yet
 }
 
 func (d *doctor) temporal(ctx context.Context, s *sheet) {
@@ -264,7 +265,7 @@ func (p *temporalPatient) describe(ctx context.Context) bool {
 			if ns, err = p.register(ctx); err != nil {
 				r.Cause += "; it could not be created: " + reason(err)
 			}
-			fixed = "created namespace " + p.namespace
+			fixed, p.created = "created namespace "+p.namespace, true
 		}
 		if err != nil {
 			p.stop(r)
@@ -357,12 +358,17 @@ func hours(d time.Duration) string { return fmt.Sprintf("%dh", int(d.Hours())) }
 
 // settleFor is how long a namespace that was just created may take until the
 // whole server knows it.
-const settleFor = 20 * time.Second
+const (
+	settleFor  = 20 * time.Second
+	settleTick = 200 * time.Millisecond
+)
 
 func (p *temporalPatient) attributes(ctx context.Context) {
-	asking, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	listed, err := p.client.OperatorService().ListSearchAttributes(asking, &operatorservice.ListSearchAttributesRequest{Namespace: p.namespace})
+	var listed *operatorservice.ListSearchAttributesResponse
+	err := p.settled(ctx, func(ctx context.Context) (err error) {
+		listed, err = p.client.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: p.namespace})
+		return err
+	})
 	if err != nil {
 		p.add(Result{
 			Check: temporalAttributes, State: Warning, Found: "the search attributes cannot be listed", Cause: reason(err),
@@ -398,7 +404,8 @@ func (p *temporalPatient) attributes(ctx context.Context) {
 			Fix:   []string{p.cli(create...), "or start an executor, which registers them where it may: executor run"},
 		}
 		if p.cfg.Fix {
-			if err := p.addAttributes(ctx); err == nil {
+			err := p.settled(ctx, func(ctx context.Context) error { return bridge.EnsureSearchAttributes(ctx, p.client, p.namespace) })
+			if err == nil {
 				r = Result{
 					Check: temporalAttributes, State: OK, Found: list(workflows.AttributeNames()) + " are registered",
 					Fixed: "registered " + list(missing),
@@ -411,16 +418,18 @@ func (p *temporalPatient) attributes(ctx context.Context) {
 	}
 }
 
-// addAttributes registers the search attributes, and waits for a namespace that
-// was just created to be known.
-func (p *temporalPatient) addAttributes(ctx context.Context) error {
+// settled does something in the namespace, and while the namespace is too new does
+// it again.
+func (p *temporalPatient) settled(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settleFor)
 	defer cancel()
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(settleTick)
 	defer tick.Stop()
 	for {
-		err := bridge.EnsureSearchAttributes(ctx, p.client, p.namespace)
-		if err == nil || !isType[*serviceerror.NamespaceNotFound](err) {
+		asking, done := context.WithTimeout(ctx, askTimeout)
+		err := do(asking)
+		done()
+		if !p.created || !isType[*serviceerror.NamespaceNotFound](err) {
 			return err
 		}
 		select {
@@ -485,8 +494,8 @@ func (p *temporalPatient) queue(ctx context.Context, q *taskQueue) {
 			Namespace: p.namespace, TaskQueue: &taskqueuepb.TaskQueue{Name: q.name, Kind: enumspb.TASK_QUEUE_KIND_NORMAL},
 			TaskQueueType: kind, ReportStats: true,
 		})
-		if isType[*serviceerror.NamespaceNotFound](err) {
-			d, err = nil, nil // created a moment ago: nobody can be there
+		if p.created && isType[*serviceerror.NamespaceNotFound](err) {
+			d, err = nil, nil // nobody can be there
 		}
 		if err != nil {
 			q.err = err

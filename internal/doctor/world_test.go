@@ -138,6 +138,8 @@ type fakeTemporal struct {
 	unserved map[string]bool
 	lastSeen time.Duration
 	backlog  map[string]time.Duration // age of the oldest task
+	// unknown is how many calls do not know the namespace that was registered last.
+	unknown int
 	// errors by method.
 	errors map[string]error
 }
@@ -197,6 +199,7 @@ func (f *fakeTemporal) RegisterNamespace(_ context.Context, r *workflowservice.R
 		return nil, err
 	}
 	f.namespaces[r.GetNamespace()] = r.GetWorkflowExecutionRetentionPeriod().AsDuration()
+	f.unknown = 3
 	return &workflowservice.RegisterNamespaceResponse{}, nil
 }
 
@@ -208,7 +211,11 @@ func (f *fakeTemporal) UpdateNamespace(_ context.Context, r *workflowservice.Upd
 	return &workflowservice.UpdateNamespaceResponse{}, nil
 }
 
-func (f *fakeTemporal) ListSearchAttributes(context.Context, *operatorservice.ListSearchAttributesRequest) (*operatorservice.ListSearchAttributesResponse, error) {
+func (f *fakeTemporal) ListSearchAttributes(_ context.Context, r *operatorservice.ListSearchAttributesRequest) (*operatorservice.ListSearchAttributesResponse, error) {
+	if f.unknown > 0 {
+		f.unknown--
+		return nil, serviceerror.NewNamespaceNotFound(r.GetNamespace())
+	}
 	return &operatorservice.ListSearchAttributesResponse{CustomAttributes: f.attributes}, f.errors["ListSearchAttributes"]
 }
 

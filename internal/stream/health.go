@@ -280,39 +280,13 @@ func (c *Client) MissingRights(ctx context.Context, chatList string) ([]Right, e
 	return missing, nil
 }
 
-// GroupHealth is the state of a stream's group.
-type GroupHealth struct {
-	Exists bool     // the stream and the group on it
-	Alive  []string // consumers whose process lives; Redis lists those that have read an entry
-	// Orphaned entries belong to consumers whose process does not live. A living
-	// bridge takes them over within seconds.
-	Orphaned int64
-}
-
-// GroupHealth looks at a stream's group. A stream or group that does not exist is
-// no error.
-func (c *Client) GroupHealth(ctx context.Context, stream string) (GroupHealth, error) {
-	op := "look at the group of " + stream
-	consumers, err := c.commands.XInfoConsumers(ctx, stream, c.group).Result()
-	if err = fail(ctx, op, err); errors.Is(err, ErrNoGroup) {
-		return GroupHealth{}, nil
+// GroupExists reports whether a stream has the group of this client.
+func (c *Client) GroupExists(ctx context.Context, stream string) (bool, error) {
+	groups, err := c.commands.XInfoGroups(ctx, stream).Result()
+	if err = fail(ctx, "look for the group of "+stream, err); errors.Is(err, ErrNoGroup) {
+		return false, nil
 	}
-	if err != nil {
-		return GroupHealth{}, err
-	}
-	h := GroupHealth{Exists: true}
-	for _, consumer := range consumers {
-		err := c.commands.Get(ctx, c.aliveKey(consumer.Name)).Err()
-		switch {
-		case errors.Is(err, redis.Nil):
-			h.Orphaned += consumer.Pending
-		case err != nil:
-			return GroupHealth{}, fail(ctx, op, err)
-		default:
-			h.Alive = append(h.Alive, consumer.Name)
-		}
-	}
-	return h, nil
+	return slices.ContainsFunc(groups, func(g redis.XInfoGroup) bool { return g.Name == c.group }), err
 }
 
 // LeaseHolder is the consumer that holds the lease of that name, empty where

@@ -174,34 +174,20 @@ func TestMissingRights(t *testing.T) {
 	})
 }
 
-func TestGroupHealth(t *testing.T) {
+func TestGroupExists(t *testing.T) {
 	t.Parallel()
-	s, c := bundle(t)
-	h, err := c.GroupHealth(t.Context(), "jobs:chat")
-	require.NoError(t, err)
-	require.Equal(t, GroupHealth{}, h, "no stream")
+	_, c := bundle(t)
+	exists := func(stream string) bool {
+		found, err := c.GroupExists(t.Context(), stream)
+		require.NoError(t, err)
+		return found
+	}
+	require.True(t, exists(agents))
+	require.False(t, exists("jobs:chat"), "no stream")
 	add(t, c, "jobs:chat", "k", "v")
-	h, err = c.GroupHealth(t.Context(), "jobs:chat")
-	require.NoError(t, err)
-	require.False(t, h.Exists, "no group on it")
-
-	h, err = c.GroupHealth(t.Context(), agents)
-	require.NoError(t, err)
-	require.Equal(t, GroupHealth{Exists: true}, h)
-
-	require.NoError(t, c.Beat(t.Context()))
-	add(t, c, agents, "k", "v")
-	add(t, c, agents, "k", "v")
-	_, err = c.ReadNew(t.Context(), agents, 1, time.Millisecond)
-	require.NoError(t, err)
-	_, err = open(t, s.Addr(), "gone").ReadNew(t.Context(), agents, 1, time.Millisecond)
-	require.NoError(t, err)
-	h, err = c.GroupHealth(t.Context(), agents)
-	require.NoError(t, err)
-	require.Equal(t, GroupHealth{Exists: true, Alive: []string{"one"}, Orphaned: 1}, h)
-
+	require.False(t, exists("jobs:chat"), "no group on it")
 	do(t, c, "SET", "jobs:manager", "v")
-	_, err = c.GroupHealth(t.Context(), "jobs:manager")
+	_, err := c.GroupExists(t.Context(), "jobs:manager")
 	require.ErrorIs(t, err, ErrWrongType)
 }
 
