@@ -227,12 +227,12 @@ func encode(w io.Writer, v any, indent string) error {
 
 // escape spells out in JSON what Clean takes out of tables: JSON allows most of it
 // as it is, and a person may look at it on a terminal.
-func escape(text string) string {
-	if strings.IndexFunc(text, func(r rune) bool { return r != '\n' && hostile(r) }) < 0 {
-		return text
+func escape(doc string) string {
+	if strings.IndexFunc(doc, func(r rune) bool { return r != '\n' && hostile(r) }) < 0 {
+		return doc
 	}
 	var b strings.Builder
-	for _, r := range text {
+	for _, r := range doc {
 		switch {
 		case r == '\n' || !hostile(r): // line breaks of texts are escaped before
 			b.WriteRune(r)
