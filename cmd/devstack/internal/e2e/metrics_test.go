@@ -74,9 +74,9 @@ func TestObservedMetricsExist(t *testing.T) {
 	submit("agent", "a2", "!fail 400")
 	b.Submit("chat", "userId", "u1", "chatId", "c1")
 	// One that a person cancels, and whose entry comes twice meanwhile.
-	submit("agent", "endless", "!hang")
-	b.LLM.Await("the call", func(s harness.Stats) bool { return s.Running == 1 })
-	submit("agent", "endless", "!hang")
+	submit("agent", "endless", "!fail 503")
+	b.Run("job:agent:endless", "Running")
+	submit("agent", "endless", "!fail 503")
 	served("the duplicate", "executor_entries_duplicate_total")
 	require.NoError(t, b.Temporal.CancelWorkflow(t.Context(), "job:agent:endless", ""))
 	b.Update("endless", 1)
