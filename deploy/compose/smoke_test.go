@@ -76,11 +76,16 @@ func TestComposeLosesNothing(t *testing.T) { //nolint:paralleltest // the only t
 	s.nodpt(t)
 }
 
-func (s *smoke) step(t *testing.T, name string, do func()) {
+func (*smoke) step(t *testing.T, name string, do func()) {
 	t.Helper()
 	began := time.Now()
 	do()
-	t.Logf("%-28s %5.1f s", name, time.Since(began).Seconds())
+	took(t, name, began)
+}
+
+func took(t *testing.T, what string, began time.Time) {
+	t.Helper()
+	t.Logf("%-52s %5.1f s", what, time.Since(began).Seconds())
 }
 
 // images makes sure that every image the project is built from or runs is there:
@@ -101,13 +106,17 @@ func (s *smoke) images(t *testing.T) {
 				continue
 			}
 		}
-		if i := standIn(t, name); i != nil {
-			s.step(t, "stand-in "+name, func() { i.importAs(t, s.engine, name) })
-			t.Cleanup(func() {
-				_, err := s.input(context.WithoutCancel(t.Context()), nil, "image", "rm", "--force", name)
-				require.NoError(t, err)
-			})
+		began := time.Now()
+		i := standIn(t, name)
+		if i == nil {
+			continue // built here, or not part of this test
 		}
+		i.importAs(t, s.engine, name)
+		took(t, "stand-in "+name, began)
+		t.Cleanup(func() {
+			_, err := s.input(context.WithoutCancel(t.Context()), nil, "image", "rm", "--force", name)
+			require.NoError(t, err)
+		})
 	}
 }
 
@@ -146,7 +155,7 @@ func (s *smoke) hardened(t *testing.T) {
 	}
 }
 
-// setUp checks what the one-shot service has done.
+// setUp checks what the one-shot service has done, and that nothing is missing.
 func (s *smoke) setUp(t *testing.T) {
 	t.Helper()
 	var namespace struct {
@@ -156,6 +165,7 @@ func (s *smoke) setUp(t *testing.T) {
 	}
 	s.get(t, "", &namespace)
 	require.Equal(t, "2592000s", namespace.Config.WorkflowExecutionRetentionTTL)
+	s.compose(t, "exec", "-T", "bridge", "/executor", "doctor") // fails where it finds a problem
 }
 
 func (s *smoke) allRoles(t *testing.T) {
