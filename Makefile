@@ -34,15 +34,22 @@ GOTESTSUM_VERSION     := v1.13.0
 WORKFLOWCHECK_VERSION := v0.6.0
 # The newest version whose module still holds every header its build needs.
 OLLAMA_VERSION        := v0.6.5
+# The newest version that its module holds all of: later ones want a directory that
+# is a module of its own and not published.
+TEMPORAL_CLI_VERSION  := v1.5.1
+# The newest version that resolves; works with Debian's engine.
+COMPOSE_VERSION       := v5.0.2
 
 GOLANGCI      := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
 GOTESTSUM     := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)/gotestsum
 WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)/workflowcheck
 OLLAMA        := $(TOOLS)/ollama-$(OLLAMA_VERSION)/ollama
+TEMPORAL_CLI  := $(TOOLS)/temporal-$(TEMPORAL_CLI_VERSION)/temporal
+COMPOSE       := $(TOOLS)/compose-$(COMPOSE_VERSION)/docker-compose
 
 # scripts/test writes one result file per run there; .ci/run adds them up.
-export GOTESTSUM RESULTS OLLAMA
+export GOTESTSUM RESULTS OLLAMA COMPOSE
 
 DEVSTACK_SOURCES := $(shell find cmd/devstack -name '*.go' ! -name '*_test.go') \
 	$(shell find cmd/devstack -name testdata -prune -o -type f \( -name '*.json' -o -name '*.yaml' -o -name '*.html' \) -print) \
@@ -82,7 +89,7 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ .
 
 ##@ Test it
-.PHONY: test test-unit test-e2e test-stores test-ollama histories fuzz executor-race executor-chaos chaos chaos-short
+.PHONY: test test-unit test-e2e test-stores test-ollama test-temporal-cli compose-smoke histories fuzz executor-race executor-chaos chaos chaos-short
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
@@ -102,6 +109,16 @@ test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and Maria
 test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ollama server with a tiny model
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
+
+test-temporal-cli: $(GOTESTSUM) $(TEMPORAL_CLI) executor-race ## failed jobs retried by the real Temporal CLI
+	@scripts/need cc redis-server
+	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race TEMPORAL_CLI=$(TEMPORAL_CLI) \
+		scripts/test temporal-cli cmd/devstack -vet=off -tags temporalcli -run '^TestRetryByTheTemporalCLI$$' ./internal/e2e
+
+compose-smoke: $(GOTESTSUM) $(COMPOSE) build-devstack ## docker-compose.yml on a Docker engine; one is started where none answers
+	@scripts/need redis-server postgres promtool
+	$(GO) mod download
+	scripts/compose-smoke
 
 chaos: $(GOTESTSUM) executor-chaos build ## the fault suite; CASE=F11 runs one row, SEED=1,2 other random schedules
 	@scripts/need redis-server postgres
@@ -133,8 +150,9 @@ lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden s
 	$(GOLANGCI) run ./...
 	$(GOLANGCI) run --build-tags failpoints $(FAILPOINT_TESTS)
 	$(GO) vet -tags failpoints ./...
+	$(GOLANGCI) run --build-tags compose ./deploy/...
 	$(WORKFLOWCHECK) ./workflows/...
-	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record,chaos ./...
+	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record,chaos,temporalcli ./...
 
 fmt: $(GOLANGCI) ## format the code of both modules
 	$(GOLANGCI) fmt
@@ -175,3 +193,13 @@ $(WORKFLOWCHECK):
 $(OLLAMA):
 	@scripts/need ollama-build
 	CGO_ENABLED=1 CGO_CPPFLAGS=-I/usr/include/stb GOBIN=$(@D) $(GO) install github.com/ollama/ollama@$(OLLAMA_VERSION)
+
+# The command is called cmd there, and docker finds its plugins by their name.
+$(COMPOSE):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$(COMPOSE_VERSION)" \
+		github.com/docker/compose/v5/cmd@$(COMPOSE_VERSION)
+	mv $(@D)/cmd $@
+
+# With the server it can run, as large as cmd/devstack; takes about five minutes.
+$(TEMPORAL_CLI):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install -ldflags "-s -w" github.com/temporalio/cli/cmd/temporal@$(TEMPORAL_CLI_VERSION)

@@ -55,9 +55,9 @@ func (c *CoolDown) Enter(ctx context.Context) (func(error), error) {
 	now := time.Now()
 	switch {
 	case now.Before(c.until):
-		return nil, coolDownError{c.until.Sub(now)}
+		return nil, coolDownError{wait: c.until.Sub(now)}
 	case c.hot && now.Sub(c.probed) < probeWindow:
-		return nil, coolDownError{time.Second}
+		return nil, coolDownError{wait: time.Second, probed: true}
 	}
 	probe := c.hot
 	if probe {

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -47,9 +48,17 @@ var (
 )
 
 // coolDownError is returned instead of a call while an endpoint asks for patience.
-type coolDownError struct{ wait time.Duration }
+type coolDownError struct {
+	wait   time.Duration
+	probed bool // the patience is over, and another call finds out whether it was enough
+}
 
-func (coolDownError) Error() string { return "the LLM endpoint asked to wait" }
+func (e coolDownError) Error() string {
+	if e.probed {
+		return "the LLM endpoint asked to wait, and another call finds out whether it accepts again"
+	}
+	return "the LLM endpoint asked to wait"
+}
 
 // afterDeaths ends the job when its workers keep dying: it is probably the job
 // that kills them.
@@ -58,7 +67,8 @@ func (a *attempt) afterDeaths() error {
 		return nil
 	}
 	a.metrics.ActivityError(a.role, CodeWorkerDied)
-	return a.fail(CodeWorkerDied, int(a.info.Attempt)-1)
+	return a.fail(CodeWorkerDied, int(a.info.Attempt)-1, a.signed(fmt.Sprintf(
+		"%d attempts ended without a report: look for what ended their workers, for example a memory limit", a.deaths())))
 }
 
 // end turns the error of an attempt into what Temporal is told, and leaves the
@@ -72,21 +82,35 @@ func (a *attempt) end(err error) error {
 	p.Classified++
 	now := a.serverNow()
 	tooLong := !p.FirstFailure.IsZero() && now.Sub(p.FirstFailure) >= a.cfg.RetryFor
+	var until time.Time // the endpoint wants to be left alone
+	if wait := patience(err); wait > 0 {
+		until = now.Add(wait)
+	}
+	why := a.explain(err, code, until)
+	again := func(delay time.Duration, category temporal.ApplicationErrorCategory) error {
+		a.beats.stop()
+		a.beats.leave(p, waitingFor(err, code, until), now)
+		return temporal.NewApplicationErrorWithOptions(why, code, temporal.ApplicationErrorOptions{
+			NextRetryDelay: delay,
+			Category:       category,
+			Details:        []any{workflows.Failure{Model: a.model, Attempts: a.counted()}},
+		})
+	}
 
 	// Given back, without anything having failed.
 	var cooling coolDownError
 	switch {
 	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost):
 		p.Returned++
-		return a.again(p, err, code, returnedDelay, temporal.ApplicationErrorCategoryBenign)
+		return again(returnedDelay, temporal.ApplicationErrorCategoryBenign)
 	case errors.As(err, &cooling) && !tooLong:
 		p.Returned++
-		return a.again(p, err, code, jittered(cooling.wait), temporal.ApplicationErrorCategoryBenign)
+		return again(jittered(cooling.wait), temporal.ApplicationErrorCategoryBenign)
 	}
 
 	a.metrics.ActivityError(a.role, code)
 	if tooLong || a.cfg.RetryFor <= 0 {
-		return a.fail(code, a.counted())
+		return a.fail(code, a.counted(), fmt.Sprintf("%s, given up after RETRY_FOR (%s)", why, a.cfg.RetryFor))
 	}
 	if p.FirstFailure.IsZero() {
 		p.FirstFailure = now
@@ -95,51 +119,36 @@ func (a *attempt) end(err error) error {
 	switch {
 	case errors.Is(err, errPanic):
 		if p.Malformed++; p.Malformed >= maxMalformed {
-			return a.fail(code, a.counted())
+			return a.fail(code, a.counted(), why)
 		}
-		return a.again(p, err, code, 0, temporal.ApplicationErrorCategoryUnspecified)
+		return again(0, temporal.ApplicationErrorCategoryUnspecified)
 	case !errors.As(err, &llmErr):
-		return a.again(p, err, code, 0, temporal.ApplicationErrorCategoryUnspecified)
+		return again(0, temporal.ApplicationErrorCategoryUnspecified)
 	}
 	switch llmErr.Kind {
 	case llm.BadRequest, llm.Filtered, llm.TooLarge:
-		return a.fail(code, a.counted())
+		return a.fail(code, a.counted(), why)
 	case llm.Malformed:
 		if p.Malformed++; p.Malformed >= maxMalformed {
-			return a.fail(code, a.counted())
+			return a.fail(code, a.counted(), why)
 		}
 	case llm.Quota, llm.Misconfigured:
-		return a.again(p, err, code, backoff(p.Classified-p.Returned, slowRetry), temporal.ApplicationErrorCategoryUnspecified)
+		return again(backoff(p.Classified-p.Returned, slowRetry), temporal.ApplicationErrorCategoryUnspecified)
 	case llm.RateLimited, llm.ServerError:
 		if wait := coolDownOf(err); wait > 0 {
-			return a.again(p, err, code, jittered(wait), temporal.ApplicationErrorCategoryBenign)
+			return again(jittered(wait), temporal.ApplicationErrorCategoryBenign)
 		}
 	case llm.Unreachable, llm.Timeout, llm.Canceled:
 	}
-	return a.again(p, err, code, 0, temporal.ApplicationErrorCategoryUnspecified)
+	return again(0, temporal.ApplicationErrorCategoryUnspecified)
 }
 
-// again asks for another attempt. A delay of 0 leaves it to the retry policy.
-func (a *attempt) again(p progress, err error, code string, delay time.Duration, category temporal.ApplicationErrorCategory) error {
-	a.beats.stop()
-	a.beats.leave(p)
-	return temporal.NewApplicationErrorWithOptions(err.Error(), code, temporal.ApplicationErrorOptions{
-		NextRetryDelay: delay,
-		Category:       category,
-		Details:        []any{a.failure(a.counted())},
-	})
-}
-
-// fail ends the job.
-func (a *attempt) fail(code string, attempts int) error {
+// fail ends the job. The message is for users, why is for operators.
+func (a *attempt) fail(code string, attempts int, why string) error {
 	return temporal.NewApplicationErrorWithOptions(userMessage(code), code, temporal.ApplicationErrorOptions{
 		NonRetryable: true,
-		Details:      []any{a.failure(attempts)},
+		Details:      []any{workflows.Failure{Model: a.model, Attempts: attempts, Cause: why}},
 	})
-}
-
-func (a *attempt) failure(attempts int) workflows.Failure {
-	return workflows.Failure{Model: a.model, Attempts: attempts}
 }
 
 // kindOf is the stable code of an error: for the row, the update and the metrics.
@@ -213,6 +222,16 @@ func coolDownOf(err error) time.Duration {
 	default:
 		return 0
 	}
+}
+
+// patience is how long the endpoint wants to be left alone, as far as an attempt
+// knows, or 0.
+func patience(err error) time.Duration {
+	var cooling coolDownError
+	if errors.As(err, &cooling) && !cooling.probed {
+		return cooling.wait
+	}
+	return coolDownOf(err)
 }
 
 // backoff doubles from one second with every failure, up to most.

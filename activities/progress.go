@@ -44,22 +44,23 @@ func (a *attempt) deaths() int { return max(int(a.info.Attempt)-1-a.progress.Cla
 // counted is the number of attempts that worked on the job, this one included.
 func (a *attempt) counted() int { return max(int(a.info.Attempt)-a.progress.Returned, 1) }
 
-// beats tells the server every HeartbeatEvery that the attempt is alive, and
-// carries the progress, because a beat without details erases them.
+// beats tells the server every HeartbeatEvery that the attempt is alive and what
+// it is doing, and carries the progress, because a beat erases the details of the
+// one before.
 type beats struct {
 	ctx   context.Context //nolint:containedctx // the heartbeat API takes the activity's context
 	ended <-chan struct{} // the activity's own context has ended
 	mu    sync.Mutex
-	last  progress
+	last  report
 	done  chan struct{}
 	once  sync.Once
 	gone  sync.WaitGroup
 }
 
-func startBeats(ctx context.Context, p progress) *beats {
+func startBeats(ctx context.Context, first report) *beats {
 	// After a beat that could not be delivered the SDK cancels the activity's
 	// context, but the call goes on (see callContext), and so must the beats.
-	b := &beats{ctx: context.WithoutCancel(ctx), ended: ctx.Done(), last: p, done: make(chan struct{})}
+	b := &beats{ctx: context.WithoutCancel(ctx), ended: ctx.Done(), last: first, done: make(chan struct{})}
 	b.gone.Go(func() {
 		ticker := time.NewTicker(workflows.HeartbeatEvery)
 		defer ticker.Stop()
@@ -78,17 +79,23 @@ func startBeats(ctx context.Context, p progress) *beats {
 func (b *beats) send() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.last == (progress{}) {
-		activity.RecordHeartbeat(b.ctx)
-		return
-	}
 	activity.RecordHeartbeat(b.ctx, b.last)
 }
 
-// leave records the progress for the next attempt.
-func (b *beats) leave(p progress) {
+// say changes what the next beat says. It sends nothing: a beat per step would
+// slow down every short call.
+func (b *beats) say(state string, since time.Time) {
 	b.mu.Lock()
-	b.last = p
+	defer b.mu.Unlock()
+	b.last.State, b.last.Since = state, since.UTC().Truncate(time.Second)
+}
+
+// leave records the progress for the next attempt, and what the job waits for
+// until then.
+func (b *beats) leave(p progress, state string, since time.Time) {
+	b.say(state, since)
+	b.mu.Lock()
+	b.last.progress = p
 	b.mu.Unlock()
 	b.send()
 	select {

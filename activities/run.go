@@ -22,9 +22,11 @@ import (
 	"github.com/nodpt/executor/workflows"
 )
 
-// Completer asks the LLM. Its errors are *llm.Error.
+// Completer asks the LLM. Its errors are *llm.Error. Endpoint is where it asks,
+// without credentials and query.
 type Completer interface {
 	Complete(ctx context.Context, req llm.Request) (llm.Answer, error)
+	Endpoint() string
 }
 
 // Gate holds the limit over all roles and processes. Acquire waits for a permit
@@ -98,7 +100,6 @@ type attempt struct {
 func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 	a := &attempt{Runner: r, Call: call, info: activity.GetInfo(ctx), began: time.Now()}
 	a.progress = readProgress(ctx)
-	a.beats = startBeats(ctx, a.progress)
 	a.model = call.Model
 	if a.model == "" {
 		a.model = r.cfg.ModelFor(call.Job)
@@ -107,6 +108,7 @@ func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 	if a.maxTokens == 0 {
 		a.maxTokens = r.cfg.MaxTokens[r.role]
 	}
+	a.beats = startBeats(ctx, a.report())
 	return a
 }
 
@@ -129,6 +131,7 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 		return workflows.Answer{}, err
 	}
 	defer release()
+	a.say(stateCalling)
 	if err := failpoint.Hit(calling, failpoint.Leased); err != nil {
 		return workflows.Answer{}, cmp.Or(context.Cause(calling), err)
 	}
@@ -157,6 +160,7 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 	}
 	// The call is paid for: whatever happens to this attempt's report, the answer
 	// is found again. The attempt's own context may have ended just now.
+	a.say(stateKeeping)
 	a.answers.Save(context.WithoutCancel(ctx), a.Effect, answer)
 	if err := failpoint.Hit(calling, failpoint.AnswerKept); err != nil {
 		return workflows.Answer{}, cmp.Or(context.Cause(calling), err)
@@ -170,6 +174,7 @@ func (a *attempt) permit(ctx context.Context) (func(), error) {
 	if a.gate == nil {
 		return func() {}, nil
 	}
+	a.say(stateTotal)
 	a.metrics.TotalWaiting(a.role, 1)
 	defer a.metrics.TotalWaiting(a.role, -1)
 	waiting, stop := context.WithCancelCause(ctx)

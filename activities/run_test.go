@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	sdkpb "go.temporal.io/api/sdk/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
@@ -30,6 +32,8 @@ type completerFunc func(ctx context.Context, req llm.Request) (llm.Answer, error
 func (f completerFunc) Complete(ctx context.Context, req llm.Request) (llm.Answer, error) {
 	return f(ctx, req)
 }
+
+func (completerFunc) Endpoint() string { return "http://llm:11434/v1/chat/completions" }
 
 type gateFunc func(ctx context.Context, holder string) (func(), error)
 
@@ -61,15 +65,16 @@ func (s *answerStore) LoadAnswer(_ context.Context, effect string) ([]byte, bool
 
 // runBundle is one role activity in an activity environment.
 type runBundle struct {
-	env     *testsuite.TestActivityEnvironment
-	cfg     activities.Config
-	llm     completerFunc
-	gate    activities.Gate
-	store   *answerStore
-	cool    *activities.CoolDown
-	call    workflows.Call
-	asked   []llm.Request
-	details map[string]any // left by the last heartbeat
+	env   *testsuite.TestActivityEnvironment
+	cfg   activities.Config
+	llm   completerFunc
+	gate  activities.Gate
+	store *answerStore
+	cool  *activities.CoolDown
+	call  workflows.Call
+	asked []llm.Request
+	// What the last heartbeat says: to operators, and to the next attempt.
+	shown, progress map[string]any
 }
 
 func newRunBundle(t *testing.T) *runBundle {
@@ -94,8 +99,12 @@ func newRunBundle(t *testing.T) *runBundle {
 		call:  workflows.Call{Job: job.Job{Role: job.Agent, ID: "j1", Task: "the task"}, Effect: "entry:jobs:agent/1-0"},
 	}
 	b.env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) {
-		if details.HasValues() {
-			require.NoError(t, details.Get(&b.details))
+		b.shown, b.progress = map[string]any{}, map[string]any{}
+		require.NoError(t, details.Get(&b.progress))
+		for _, name := range []string{"state", "since", "attempt", "model", "endpoint"} {
+			require.Contains(t, b.progress, name)
+			b.shown[name] = b.progress[name]
+			delete(b.progress, name)
 		}
 	})
 	return b
@@ -129,7 +138,7 @@ func TestRunAnswers(t *testing.T) {
 	require.Equal(t, workflows.Answer{Text: "the answer", Model: "ma", PromptTokens: 3, CompletionTokens: 5, Attempts: 1}, answer)
 	require.Equal(t, []llm.Request{{Model: "ma", Prompt: "the task", MaxTokens: 128}}, b.asked)
 	require.Contains(t, b.store.data, "entry:jobs:agent/1-0", "a paid answer is kept")
-	require.Nil(t, b.details, "a success writes no heartbeat details")
+	require.Nil(t, b.shown, "a short call costs no heartbeat")
 }
 
 func TestRunOverrides(t *testing.T) {
@@ -180,6 +189,7 @@ func TestRunDecides(t *testing.T) {
 		err      error
 		before   map[string]any // progress of earlier attempts
 		code     string
+		advice   string
 		final    bool
 		minDelay time.Duration // 0: the retry policy's own
 		maxDelay time.Duration
@@ -187,19 +197,23 @@ func TestRunDecides(t *testing.T) {
 		left     map[string]any // progress left, apart from first_failure_at
 	}{
 		"unreachable": {
-			err: &llm.Error{Kind: llm.Unreachable}, code: "llm_unreachable",
+			advice: "check that LLM_ENDPOINT is up",
+			err:    &llm.Error{Kind: llm.Unreachable}, code: "llm_unreachable",
 			left: map[string]any{"classified": 1.0},
 		},
 		"timeout": {
-			err: &llm.Error{Kind: llm.Timeout}, code: "llm_timeout",
+			advice: "raise LLM_TIMEOUT",
+			err:    &llm.Error{Kind: llm.Timeout}, code: "llm_timeout",
 			left: map[string]any{"classified": 1.0},
 		},
 		"server error": {
-			err: &llm.Error{Kind: llm.ServerError, Status: 500}, code: "llm_server_error",
+			advice: "see its log",
+			err:    &llm.Error{Kind: llm.ServerError, Status: 500}, code: "llm_server_error",
 			left: map[string]any{"classified": 1.0},
 		},
 		"retried for too long": {
-			err: &llm.Error{Kind: llm.Unreachable}, before: map[string]any{"first_failure_at": yesterday, "classified": 90},
+			advice: "given up after RETRY_FOR (24h0m0s)",
+			err:    &llm.Error{Kind: llm.Unreachable}, before: map[string]any{"first_failure_at": yesterday, "classified": 90},
 			code: "llm_unreachable", final: true,
 		},
 		"retried for a while": {
@@ -207,7 +221,8 @@ func TestRunDecides(t *testing.T) {
 			code: "llm_unreachable", left: map[string]any{"classified": 5.0},
 		},
 		"429 with Retry-After": {
-			err: &llm.Error{Kind: llm.RateLimited, Status: 429, RetryAfter: 7 * time.Second}, code: "llm_rate_limited",
+			advice: "MAX_AGENT",
+			err:    &llm.Error{Kind: llm.RateLimited, Status: 429, RetryAfter: 7 * time.Second}, code: "llm_rate_limited",
 			minDelay: 7 * time.Second, maxDelay: 9 * time.Second, benign: true, left: map[string]any{"classified": 1.0},
 		},
 		"429 without Retry-After": {
@@ -215,32 +230,39 @@ func TestRunDecides(t *testing.T) {
 			minDelay: 5 * time.Second, maxDelay: 6 * time.Second, benign: true, left: map[string]any{"classified": 1.0},
 		},
 		"503 with Retry-After": {
-			err: &llm.Error{Kind: llm.ServerError, Status: 503, RetryAfter: 3 * time.Second}, code: "llm_server_error",
+			advice: "see its log",
+			err:    &llm.Error{Kind: llm.ServerError, Status: 503, RetryAfter: 3 * time.Second}, code: "llm_server_error",
 			minDelay: 3 * time.Second, maxDelay: 4 * time.Second, benign: true, left: map[string]any{"classified": 1.0},
 		},
 		"quota": {
-			err: &llm.Error{Kind: llm.Quota, Status: 429}, before: map[string]any{"first_failure_at": recent, "classified": 20},
+			advice: "check the account behind LLM_API_KEY",
+			err:    &llm.Error{Kind: llm.Quota, Status: 429}, before: map[string]any{"first_failure_at": recent, "classified": 20},
 			code: "llm_quota", minDelay: time.Minute, maxDelay: time.Minute, left: map[string]any{"classified": 21.0},
 		},
 		"misconfigured, at first": {
-			err: &llm.Error{Kind: llm.Misconfigured, Status: 404}, code: "llm_misconfigured",
+			advice: "check LLM_ENDPOINT and the model's name",
+			err:    &llm.Error{Kind: llm.Misconfigured, Status: 404}, code: "llm_misconfigured",
 			minDelay: time.Second, maxDelay: time.Second, left: map[string]any{"classified": 1.0},
 		},
 		"misconfigured, for long": {
-			err: &llm.Error{Kind: llm.Misconfigured, Status: 401}, before: map[string]any{"first_failure_at": yesterday, "classified": 90},
+			advice: "check LLM_API_KEY",
+			err:    &llm.Error{Kind: llm.Misconfigured, Status: 401}, before: map[string]any{"first_failure_at": yesterday, "classified": 90},
 			code: "llm_misconfigured", final: true,
 		},
 		"bad request": {
-			err: &llm.Error{Kind: llm.BadRequest, Status: 400}, code: "llm_bad_request", final: true,
+			advice: "the LLM server's log",
+			err:    &llm.Error{Kind: llm.BadRequest, Status: 400}, code: "llm_bad_request", final: true,
 		},
-		"filtered":  {err: &llm.Error{Kind: llm.Filtered}, code: "llm_content_filtered", final: true},
-		"too large": {err: &llm.Error{Kind: llm.TooLarge}, code: "llm_answer_too_large", final: true},
+		"filtered":  {advice: "another model", err: &llm.Error{Kind: llm.Filtered}, code: "llm_content_filtered", final: true},
+		"too large": {advice: "MAX_TOKENS_AGENT", err: &llm.Error{Kind: llm.TooLarge}, code: "llm_answer_too_large", final: true},
 		"malformed, first": {
-			err: &llm.Error{Kind: llm.Malformed}, code: "llm_malformed_answer",
+			advice: "check LLM_ENDPOINT",
+			err:    &llm.Error{Kind: llm.Malformed}, code: "llm_malformed_answer",
 			left: map[string]any{"classified": 1.0, "malformed": 1.0},
 		},
 		"malformed, third": {
-			err: &llm.Error{Kind: llm.Malformed}, before: map[string]any{"first_failure_at": recent, "classified": 2, "malformed": 2},
+			advice: "check LLM_ENDPOINT",
+			err:    &llm.Error{Kind: llm.Malformed}, before: map[string]any{"first_failure_at": recent, "classified": 2, "malformed": 2},
 			code: "llm_malformed_answer", final: true,
 		},
 		"malformed after other failures": {
@@ -266,14 +288,28 @@ func TestRunDecides(t *testing.T) {
 			require.LessOrEqual(t, applicationErr.NextRetryDelay(), tt.maxDelay)
 			var failure workflows.Failure
 			require.NoError(t, applicationErr.Details(&failure))
+			text := applicationErr.Message() // what the UI shows of a pending call
+			if tt.final {
+				require.NotContains(t, text, "llm_", "the message of a final failure is for users")
+				text = failure.Cause
+			}
+			require.Contains(t, text, tt.err.Error())
+			require.Contains(t, text, "(attempt 1, model ma, endpoint http://llm:11434/v1/chat/completions)")
+			require.Contains(t, text, tt.advice, "what to do")
+			require.Equal(t, tt.benign, strings.Contains(text, "retry-after until "), text)
+			failure.Cause = ""
 			require.Equal(t, workflows.Failure{Model: "ma", Attempts: 1}, failure)
 			if tt.final {
-				require.NotContains(t, applicationErr.Message(), "llm_", "the message of a final failure is for users")
 				return
 			}
-			require.NotEmpty(t, b.details["first_failure_at"])
-			delete(b.details, "first_failure_at")
-			require.Equal(t, tt.left, b.details)
+			if tt.benign {
+				require.Contains(t, b.shown["state"], "waiting: endpoint asks for patience until ")
+			} else {
+				require.Equal(t, "failed with "+tt.code+", waiting for the next attempt", b.shown["state"])
+			}
+			require.NotEmpty(t, b.progress["first_failure_at"])
+			delete(b.progress, "first_failure_at")
+			require.Equal(t, tt.left, b.progress)
 		})
 	}
 }
@@ -344,7 +380,7 @@ func TestRunRetriesByTheClockOfTheServer(t *testing.T) {
 	b.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&serverClock{ahead: 48 * time.Hour}}})
 	_, err := b.run(t)
 	require.Error(t, err)
-	noted, ok := b.details["first_failure_at"].(string)
+	noted, ok := b.progress["first_failure_at"].(string)
 	require.True(t, ok)
 	at, err := time.Parse(time.RFC3339Nano, noted)
 	require.NoError(t, err)
@@ -361,7 +397,7 @@ func TestRunPanicIsRetriedThenFails(t *testing.T) {
 	require.Equal(t, activities.CodePanic, applicationErr.Type())
 	require.False(t, applicationErr.NonRetryable())
 	require.NotContains(t, err.Error(), "the task")
-	require.EqualValues(t, 1, b.details["malformed"])
+	require.EqualValues(t, 1, b.progress["malformed"])
 	_, err = b.cool.Enter(t.Context())
 	require.NoError(t, err)
 
@@ -390,7 +426,7 @@ func TestRunGivesTheTaskBackWhileWaitingForTheTotalLimit(t *testing.T) {
 	require.False(t, applicationErr.NonRetryable())
 	require.Less(t, applicationErr.NextRetryDelay(), time.Second)
 	require.Positive(t, applicationErr.NextRetryDelay())
-	require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.details,
+	require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.progress,
 		"a task given back is no failure of the job")
 	require.Empty(t, b.asked)
 }
@@ -411,7 +447,7 @@ func TestRunEndsTheCallWhenTheDrainIsOver(t *testing.T) {
 	require.ErrorAs(t, err, &applicationErr)
 	require.Equal(t, activities.CodeShutdown, applicationErr.Type())
 	require.Positive(t, applicationErr.NextRetryDelay())
-	require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.details)
+	require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.progress)
 }
 
 func TestRunWaitsOutACoolDown(t *testing.T) {
@@ -441,7 +477,7 @@ func TestRunWaitsOutACoolDown(t *testing.T) {
 			require.Equal(t, tt.final, applicationErr.NonRetryable())
 			require.Empty(t, b.asked)
 			if !tt.final {
-				require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.details, "waiting is no failure")
+				require.Equal(t, map[string]any{"classified": 1.0, "returned": 1.0}, b.progress, "waiting is no failure")
 			}
 		})
 	}
@@ -521,6 +557,11 @@ func TestRunEndsTheJobWhoseWorkersDie(t *testing.T) {
 	require.Equal(t, activities.CodeWorkerDied, rows[0].ErrorCode)
 	require.Equal(t, 5, rows[0].Attempts)
 	require.Zero(t, asked)
+	metadata, err := env.QueryWorkflow("__temporal_workflow_metadata")
+	require.NoError(t, err)
+	var told sdkpb.WorkflowMetadata
+	require.NoError(t, metadata.Get(&told))
+	require.Contains(t, told.GetCurrentDetails(), "5 attempts ended without a report: look for what ended their workers")
 }
 
 func TestPrompt(t *testing.T) {

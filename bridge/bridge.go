@@ -130,7 +130,7 @@ func (b *Bridge) beat(ctx context.Context) {
 		b.leader.Store(false)
 		return // the lanes report Redis
 	}
-	held, err := b.redis.Lease(ctx, leaseName, b.timing.lease)
+	held, err := b.redis.Lease(ctx, LeaseName, b.timing.lease)
 	if led := b.leader.Swap(err == nil && held); !led && held {
 		b.log.InfoContext(ctx, "this bridge reconciles pending entries with runs")
 	}
@@ -170,7 +170,9 @@ const (
 	sharesLogEvery = time.Minute
 )
 
-const leaseName = "reconcile"
+// LeaseName is the lease that one of the running bridges always holds, the one
+// that reconciles.
+const LeaseName = "reconcile"
 
 // leave hands the lease on.
 func (b *Bridge) leave(ctx context.Context) {
@@ -179,7 +181,7 @@ func (b *Bridge) leave(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := b.redis.Unlease(ctx, leaseName); err != nil {
+	if err := b.redis.Unlease(ctx, LeaseName); err != nil {
 		b.log.DebugContext(ctx, "the reconciler's lease was not given back and will expire", slog.Any("error", err))
 	}
 }

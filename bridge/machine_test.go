@@ -524,8 +524,8 @@ func (m *machine) wait(d time.Duration) {
 				m.redis("DEL", aliveKey(name))
 			}
 		}
-		if holder, ok := m.redis("GET", "{executor}:lease:"+leaseName).(string); ok && !slices.Contains(living, holder) {
-			m.redis("DEL", "{executor}:lease:"+leaseName)
+		if holder, ok := m.redis("GET", "{executor}:lease:"+LeaseName).(string); ok && !slices.Contains(living, holder) {
+			m.redis("DEL", "{executor}:lease:"+LeaseName)
 		}
 	}
 	for _, p := range m.procs {

@@ -105,7 +105,8 @@ func (r Run) effect() string {
 var ErrRunNotFound = errors.New("no such run")
 
 // ErrInputUnreadable is returned by Runs.Input for a run that was not started
-// with the input of a job, or whose input cannot be decoded with the keys at hand.
+// with the input of a job. An input encrypted with a key that is not at hand is
+// another error: it can be read when the key is.
 var ErrInputUnreadable = errors.New("the run's input is not that of a job")
 
 // ErrNoNamespace is returned by Visibility.Namespace where the server answers and

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/nodpt/executor/internal/codec"
 	"github.com/nodpt/executor/internal/failpoint"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/workflows"
@@ -165,6 +167,7 @@ func (s *service) execute(ctx context.Context, req StartRequest, attributes bool
 			workflows.MemoStream:  in.Origin.Stream,
 		},
 		StaticSummary: string(in.Job.Role),
+		StaticDetails: workflows.StartDetails(in),
 		Priority:      temporal.Priority{PriorityKey: in.Job.Priority},
 	}
 	if attributes {
@@ -235,7 +238,12 @@ func (s *service) Describe(ctx context.Context, workflowID string) (Run, error) 
 	case err != nil:
 		return Run{}, fmt.Errorf("describe workflow: %w", err)
 	}
-	return s.run(resp.GetWorkflowExecutionInfo()), nil
+	run, err := s.run(resp.GetWorkflowExecutionInfo())
+	if err != nil {
+		// Not knowing whose run it is must not be taken for knowing that it is another's.
+		return Run{}, fmt.Errorf("describe workflow: %w", err)
+	}
+	return run, nil
 }
 
 // Input implements Runs.
@@ -254,6 +262,9 @@ func (s *service) Input(ctx context.Context, run Run) (workflows.Input, error) {
 	}
 	var in workflows.Input
 	err = s.cfg.Converter.FromPayloads(event.GetWorkflowExecutionStartedEventAttributes().GetInput(), &in)
+	if locked := lockedBy(err); locked != nil {
+		return workflows.Input{}, fmt.Errorf("read the input of a run: %w", locked) // until the key is there
+	}
 	if err != nil || in.Job.ID == "" || in.Origin.EntryID == "" {
 		// The converter's error is dropped: it may quote the input.
 		return workflows.Input{}, ErrInputUnreadable
@@ -288,7 +299,10 @@ func (s *service) list(ctx context.Context, query string) ([]Run, error) {
 			return nil, fmt.Errorf("list workflows: %w", err)
 		}
 		for _, info := range resp.GetExecutions() {
-			runs = append(runs, s.run(info))
+			// Of a run whose memo cannot be read the rest is known; what depends on it
+			// asks Describe first.
+			run, _ := s.run(info)
+			runs = append(runs, run)
 		}
 		if page = resp.GetNextPageToken(); len(page) == 0 {
 			return runs, nil
@@ -320,17 +334,20 @@ func (s *service) Namespace(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-func (s *service) run(info *workflowpb.WorkflowExecutionInfo) Run {
+// run describes a run. The error is about its memo alone, see memo.
+func (s *service) run(info *workflowpb.WorkflowExecutionInfo) (Run, error) {
+	entryStream, streamErr := s.memo(info.GetMemo(), workflows.MemoStream)
+	entryID, idErr := s.memo(info.GetMemo(), workflows.MemoEntryID)
 	return Run{
 		WorkflowID: info.GetExecution().GetWorkflowId(),
 		RunID:      info.GetExecution().GetRunId(),
 		FirstRunID: info.GetFirstRunId(),
 		State:      stateOf(info.GetStatus()),
-		Stream:     s.memo(info.GetMemo(), workflows.MemoStream),
-		EntryID:    s.memo(info.GetMemo(), workflows.MemoEntryID),
+		Stream:     entryStream,
+		EntryID:    entryID,
 		StartedAt:  timeOf(info.GetStartTime()),
 		ClosedAt:   timeOf(info.GetCloseTime()),
-	}
+	}, cmp.Or(streamErr, idErr)
 }
 
 // timeOf is zero where there is no time: AsTime would make it 1970.
@@ -341,17 +358,27 @@ func timeOf(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
-// memo returns a text of a run's memo, or nothing where there is none.
-func (s *service) memo(m *commonpb.Memo, key string) string {
+// memo returns a text of a run's memo, or nothing where there is none. The error
+// is a *codec.Error: the memo is encrypted with a key that is not at hand.
+func (s *service) memo(m *commonpb.Memo, key string) (string, error) {
 	payload, ok := m.GetFields()[key]
 	if !ok {
-		return ""
+		return "", nil
 	}
 	var text string
 	if err := s.cfg.Converter.FromPayload(payload, &text); err != nil {
-		return ""
+		return "", lockedBy(err) // or somebody else's memo
 	}
-	return text
+	return text, nil
+}
+
+// lockedBy finds out of a converter's error that a key is missing. Such an error
+// quotes nothing; others may.
+func lockedBy(err error) error {
+	if locked, ok := errors.AsType[*codec.Error](err); ok {
+		return locked
+	}
+	return nil
 }
 
 func stateOf(st enumspb.WorkflowExecutionStatus) RunState {

@@ -177,6 +177,9 @@ func TestStartSendsWhatTheRunNeeds(t *testing.T) {
 		return s
 	}
 	require.Equal(t, "agent", text(req.GetUserMetadata().GetSummary()), "no content in what the UI lists")
+	require.Equal(t, workflows.StartDetails(request().Input), text(req.GetUserMetadata().GetDetails()))
+	require.Contains(t, text(req.GetUserMetadata().GetDetails()), "- Job: `日本`\n", "which the workflow id does not tell")
+	require.NotContains(t, text(req.GetUserMetadata().GetDetails()), "SECRET")
 	require.Equal(t, "5-0", text(req.GetMemo().GetFields()["entryId"]))
 	require.Equal(t, "jobs:agent", text(req.GetMemo().GetFields()["stream"]))
 	attributes := map[string]string{}

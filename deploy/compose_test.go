@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,7 +74,7 @@ func TestComposeServesEveryQueue(t *testing.T) {
 func TestComposeRegistersEverySearchAttribute(t *testing.T) {
 	t.Parallel()
 	want := slices.Sorted(slices.Values(workflows.AttributeNames()))
-	require.Equal(t, want, matches(t, read(t, "../docker-compose.yml"), `--search-attribute=(\w+)=Keyword`))
+	require.Equal(t, want, matches(t, read(t, "../docker-compose.yml"), `--name=(\w+) --type=Keyword`))
 }
 
 func TestImageBuildsWithGoNewEnough(t *testing.T) {
@@ -81,4 +82,31 @@ func TestImageBuildsWithGoNewEnough(t *testing.T) {
 	needed := matches(t, read(t, "../go.mod"), `(?m)^go (\S+)$`)[0]
 	image := matches(t, read(t, "Dockerfile"), `(?m)^FROM golang:([0-9.]+)-`)[0]
 	require.GreaterOrEqual(t, version.Compare("go"+image, "go"+needed), 0, "image has %s, go.mod needs %s", image, needed)
+}
+
+// TestComposeExplainsItsVariables: those of the file alone are listed at its top.
+func TestComposeExplainsItsVariables(t *testing.T) {
+	t.Parallel()
+	file := read(t, "../docker-compose.yml")
+	head, body, found := strings.Cut(file, "\nname:")
+	require.True(t, found)
+	known := map[string]bool{}
+	for _, v := range config.Variables() {
+		known[v.Name] = true
+	}
+	used := matches(t, body, `[^$]\$\{([A-Z_]+)`)
+	for _, name := range used {
+		require.True(t, known[name] || strings.Contains(head, name), name)
+	}
+	for _, name := range matches(t, head, `(?m)^#   ([A-Z_]{6,}) `) {
+		require.Contains(t, used, name)
+	}
+}
+
+// TestComposePublishesOnLoopbackOnly also where a port is moved.
+func TestComposePublishesOnLoopbackOnly(t *testing.T) {
+	t.Parallel()
+	for _, list := range matches(t, read(t, "../docker-compose.yml"), `(?m)^ +ports: (.*)$`) {
+		require.Regexp(t, `^\["127\.0\.0\.1:[^,]*"\]$`, list)
+	}
 }

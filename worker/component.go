@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	sdk "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -45,7 +46,12 @@ type Component struct {
 }
 
 // RoleActivity is the activity of a role.
-type RoleActivity func(ctx context.Context, call workflows.Call) (workflows.Answer, error)
+type RoleActivity interface {
+	Run(ctx context.Context, call workflows.Call) (workflows.Answer, error)
+	// Unreadable takes the place of Run where the call could not be decoded. What
+	// it returns is the attempt's error.
+	Unreadable(ctx context.Context, err error) error
+}
 
 // Final holds the final activities by the names the workflow calls them by.
 type Final map[string]any
@@ -78,10 +84,18 @@ func RoleComponent(cfg Config, role job.Role, run RoleActivity) Component {
 			MaxHeartbeatThrottleInterval: workflows.HeartbeatEvery,
 		},
 		Register: func(r sdk.Registry) {
-			r.RegisterActivityWithOptions(
-				func(ctx context.Context, call workflows.Call) (workflows.Answer, error) { return run(ctx, call) },
-				activity.RegisterOptions{Name: workflows.RoleActivity(role)},
-			)
+			// Only a dynamic activity decodes its argument itself. For others the SDK
+			// does, and fails the attempt before there is anybody to make sense of it.
+			r.RegisterDynamicActivity(func(ctx context.Context, args converter.EncodedValues) (workflows.Answer, error) {
+				if name := activity.GetInfo(ctx).ActivityType.Name; name != workflows.RoleActivity(role) {
+					return workflows.Answer{}, fmt.Errorf("this queue serves %s only", workflows.RoleActivity(role))
+				}
+				var call workflows.Call
+				if err := args.Get(&call); err != nil {
+					return workflows.Answer{}, run.Unreadable(ctx, err)
+				}
+				return run.Run(ctx, call)
+			}, activity.DynamicRegisterOptions{})
 		},
 	}
 }

@@ -34,8 +34,7 @@ type Calls struct {
 
 // NewRole returns the component of a role.
 func NewRole(cfg Config, role job.Role, c Calls) Component {
-	run := activities.NewRunner(role, c.Config, c.LLM, c.Gate, c.Answers, c.Cool, c.Metrics)
-	return RoleComponent(cfg, role, run.Run)
+	return RoleComponent(cfg, role, activities.NewRunner(role, c.Config, c.LLM, c.Gate, c.Answers, c.Cool, c.Metrics))
 }
 
 // NewWorkflows returns the component of JobWorkflow and the final activities.

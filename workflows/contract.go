@@ -149,6 +149,9 @@ type Failure struct {
 	Attempts         int    `json:"attempts"` // attempts, less those given back unused (shutdown, cool-down)
 	PromptTokens     int64  `json:"promptTokens,omitempty"`
 	CompletionTokens int64  `json:"completionTokens,omitempty"`
+	// Cause is for operators: kind, status and code, what to do, which attempt,
+	// model and endpoint. It holds no content.
+	Cause string `json:"cause,omitempty"`
 }
 
 // Stored is the result of Persist and ReadRow.

@@ -33,6 +33,7 @@ func JobWorkflow(ctx workflow.Context, in Input) (Result, error) {
 
 	override := lastOverride(ctx)
 	if r.again && !override.Force && readsRowFirst(ctx) {
+		r.story.now(ctx, "reading the row, because a person started this run")
 		stored, err := r.completedElsewhere(books)
 		if err != nil {
 			return Result{}, err
@@ -40,6 +41,7 @@ func JobWorkflow(ctx workflow.Context, in Input) (Result, error) {
 		if stored != nil {
 			// Nothing to say. Should that other run have been cut off before it had
 			// said everything, its entry is still pending, and the bridge says the rest.
+			r.story.ended(ctx, "another run has completed the job, so the model was not asked and nothing is published")
 			return result(*stored, job.Superseded), nil
 		}
 	}
@@ -53,6 +55,7 @@ type run struct {
 	Input
 	effect  string
 	again   bool // a person started this run: it speaks for itself, not for the entry
+	story   story
 	id      workflow.Execution
 	started time.Time
 }
@@ -87,7 +90,7 @@ func lastOverride(ctx workflow.Context) Override {
 // that a second bulk reset pays for no LLM call.
 func (r *run) completedElsewhere(ctx workflow.Context) (*job.Row, error) {
 	var stored Stored
-	if err := step(ctx, ActivityReadRow, "read row", job.Key{Role: r.Job.Role, JobID: r.Job.ID}, &stored); err != nil {
+	if err := r.step(ctx, ActivityReadRow, "read row", job.Key{Role: r.Job.Role, JobID: r.Job.ID}, &stored); err != nil {
 		return nil, err
 	}
 	if !stored.Found || stored.Row == nil || stored.Row.Status != job.Completed || stored.Row.Effect == r.effect {
@@ -102,9 +105,12 @@ func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error)
 	if _, err := job.ParseRole(string(r.Job.Role)); err != nil {
 		return r.failed(CodeUnknownRole, "The job's role is not known.", Failure{})
 	}
+	r.story.now(ctx, "asking the model ("+callSummary(r.Job.Role, override)+" on queue `"+RoleQueue(r.Job.Role)+
+		"`); its attempts are below, as a pending activity")
+	asked := workflow.Now(ctx)
 	var answer Answer
 	err := workflow.ExecuteActivity(
-		workflow.WithActivityOptions(ctx, roleCall(r.Job.Role)),
+		workflow.WithActivityOptions(ctx, roleCall(r.Job.Role, override)),
 		RoleActivity(r.Job.Role),
 		Call{
 			Job: r.Job, Effect: r.effect,
@@ -116,7 +122,7 @@ func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error)
 	var applicationErr *temporal.ApplicationError
 	switch {
 	case err == nil:
-		return job.Outcome{
+		outcome := job.Outcome{
 			Status:           job.Completed,
 			Output:           answer.Text,
 			Model:            answer.Model,
@@ -124,10 +130,13 @@ func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error)
 			CompletionTokens: answer.CompletionTokens,
 			Truncated:        answer.Truncated,
 			Attempts:         answer.Attempts,
-		}, nil
+		}
+		r.story.answered(outcome, workflow.Now(ctx).Sub(asked))
+		return outcome, nil
 	case temporal.IsCanceledError(err), ctx.Err() != nil && !isFinal(err):
 		// The server retries nothing once a cancellation was asked for, so an
 		// attempt that failed before it heard of it comes back as it is.
+		r.story.did("Canceled while the model was asked")
 		return job.Outcome{
 			Status:       job.Canceled,
 			ErrorCode:    CodeCanceled,
@@ -140,9 +149,15 @@ func (r *run) call(ctx workflow.Context, override Override) (job.Outcome, error)
 				failure = Failure{} // a failure of another version: its code and message suffice
 			}
 		}
-		return r.failed(applicationErr.Type(), applicationErr.Message(), failure)
+		message := applicationErr.Message()
+		if !applicationErr.NonRetryable() {
+			// Somebody ended the retries through Temporal. What the attempt said is
+			// for operators.
+			failure.Cause, message = message, messageInternal
+		}
+		return r.failed(applicationErr.Type(), message, failure)
 	default:
-		return r.failed(CodeInternal, "The job could not be run.", Failure{})
+		return r.failed(CodeInternal, messageInternal, Failure{})
 	}
 }
 
@@ -153,8 +168,10 @@ func isFinal(err error) bool {
 	return errors.As(err, &applicationErr) && applicationErr.NonRetryable()
 }
 
+const messageInternal = "The job could not be run."
+
 func (r *run) failed(code, message string, f Failure) (job.Outcome, error) {
-	return job.Outcome{
+	outcome := job.Outcome{
 		Status:           job.Failed,
 		ErrorCode:        code,
 		ErrorMessage:     message,
@@ -162,14 +179,17 @@ func (r *run) failed(code, message string, f Failure) (job.Outcome, error) {
 		PromptTokens:     f.PromptTokens,
 		CompletionTokens: f.CompletionTokens,
 		Attempts:         f.Attempts,
-	}, temporal.NewNonRetryableApplicationError(message, code, nil)
+	}
+	r.story.failed(outcome, f.Cause)
+	return outcome, temporal.NewNonRetryableApplicationError(message, code, nil)
 }
 
 // settle finishes the books: row, update, dead letter, acknowledgement.
 func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Result, error) {
 	row := r.row(outcome, workflow.Now(ctx))
 	var stored Stored
-	if err := step(ctx, ActivityPersist, "persist", row, &stored); err != nil {
+	r.story.now(ctx, "storing the row")
+	if err := r.step(ctx, ActivityPersist, "persist", row, &stored); err != nil {
 		return Result{}, err
 	}
 	if stored.Row != nil {
@@ -179,20 +199,32 @@ func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Re
 		}
 	}
 	if stored.Verdict != job.Superseded {
+		r.story.did("Stored: " + outcomeText(row))
 		settled := Settled{Row: row, Job: r.identifiers(), Origin: r.Origin}
-		if err := step(ctx, ActivityPublish, "publish", settled, nil); err != nil {
+		r.story.now(ctx, "publishing the update")
+		if err := r.step(ctx, ActivityPublish, "publish", settled, nil); err != nil {
 			return Result{}, err
 		}
+		r.story.did("Published to " + code(r.Origin.Updates))
 		if row.Status == job.Failed {
 			settled.Job = r.Job // in case the entry is gone from the stream
-			if err := step(ctx, ActivityDeadLetter, "dead letter", settled, nil); err != nil {
+			r.story.now(ctx, "writing the dead letter")
+			if err := r.step(ctx, ActivityDeadLetter, "dead letter", settled, nil); err != nil {
 				return Result{}, err
 			}
+			r.story.did("Dead letter written")
 		}
+	} else {
+		r.story.did("Superseded: a newer run has stored " + outcomeText(row) + ", so nothing is published")
 	}
-	if err := step(ctx, ActivityAcknowledge, "acknowledge", r.Origin, nil); err != nil {
+	r.story.now(ctx, "acknowledging the entry")
+	if err := r.step(ctx, ActivityAcknowledge, "acknowledge", r.Origin, nil); err != nil {
 		return Result{}, err
 	}
+	if r.Origin.EntryID != "" {
+		r.story.did("Acknowledged: " + code(r.Origin.EntryID) + " of " + code(r.Origin.Stream))
+	}
+	r.story.ended(ctx, outcomeText(row))
 	if cause != nil {
 		return Result{}, cause
 	}
@@ -244,13 +276,14 @@ func result(row job.Row, verdict job.Verdict) Result {
 // step runs a final step as a local activity, and as a regular one when the
 // local budget is spent. Regular steps are retried for ever, so an error here is
 // one that no retry can heal.
-func step(ctx workflow.Context, name, summary string, argument, result any) error {
+func (r *run) step(ctx workflow.Context, name, summary string, argument, result any) error {
 	err := workflow.ExecuteLocalActivity(
 		workflow.WithLocalActivityOptions(ctx, stepLocal(summary)), name, argument,
 	).Get(ctx, result)
 	if err == nil {
 		return nil
 	}
+	r.story.stuck(ctx)
 	return workflow.ExecuteActivity(
 		workflow.WithActivityOptions(ctx, stepRegular(summary)), name, argument,
 	).Get(ctx, result)

@@ -27,6 +27,7 @@ type bundle struct {
 
 	mu    sync.Mutex
 	steps []string // names of the activities in order of their completion
+	told  []string // the current details while each of them ran
 
 	calls     []workflows.Call
 	persisted []job.Row
@@ -106,6 +107,7 @@ func (b *bundle) note(step string, record func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.steps = append(b.steps, step)
+	b.told = append(b.told, b.currentDetails())
 	record()
 }
 

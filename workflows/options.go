@@ -27,7 +27,7 @@ const (
 
 // roleCall suits an LLM call: long, watched by heartbeats, retried until the
 // activity itself says that the job has failed.
-func roleCall(role job.Role) workflow.ActivityOptions {
+func roleCall(role job.Role, override Override) workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		TaskQueue:           RoleQueue(role),
 		StartToCloseTimeout: roleStartToClose,
@@ -40,7 +40,7 @@ func roleCall(role job.Role) workflow.ActivityOptions {
 			BackoffCoefficient: 2,
 			MaximumInterval:    roleMaximumInterval,
 		},
-		Summary: string(role) + " call",
+		Summary: callSummary(role, override),
 	}
 }
 

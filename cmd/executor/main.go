@@ -90,13 +90,13 @@ entry.
 
 Settings come from environment variables; "executor config" lists them.
 Exit codes: 0 ok, 1 failed, 2 wrong usage or settings, 3 unreachable, 4 timeout.`,
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceUsage:  true,
+		SilenceErrors: true,
 	}
 	root.AddCommand(
 		newRun(), newBridge(), newWorker(),
-		newSubmit(), newConfig(), newHealthcheck(), newMockLLM(), newVersion(),
+		newList(), newShow(), newWatch(), newCancel(),
+		newSubmit(), newRetry(), newDLQ(), newStreams(), newDoctor(), newConfig(), newHealthcheck(), newMockLLM(), newCodecServer(), newVersion(),
 	)
 	return root
 }

@@ -21,8 +21,12 @@ import (
 	"github.com/nodpt/executor/internal/config"
 )
 
-// secret is part of every secret of these tests.
-const secret = "s3cr3t-CANARY"
+// secret is part of every secret of these tests, CANARY of all.
+const (
+	secret         = "s3cr3t-CANARY"
+	codecToken     = secret + "-codec-token"
+	encryptionKeys = "2026-b:CANARYCANARYCANARYCANARYCANARYCANARYCANARYA=,2026-a:CANARYCANARYCANARYCANARYCANARYCANARYCANARYE="
+)
 
 // secrets are environments that hold a secret in each variable that may have
 // one, with servers that do not answer.
@@ -42,12 +46,16 @@ func secrets(t *testing.T) []map[string]string {
 			"OPENAI_API_KEY":   secret + "-2",
 			"DATABASE_URL":     "postgres://u:" + secret + "@" + nobody + "/x?sslmode=disable",
 			"TEMPORAL_API_KEY": secret,
+			"ENCRYPTION_KEYS":  encryptionKeys,
+			"CODEC_TOKEN":      codecToken,
 		},
 		{
 			"REDIS_URL_FILE":        file("redis://u:" + secret + "@" + nobody),
 			"LLM_API_KEY_FILE":      file(secret),
 			"DATABASE_URL_FILE":     file("mysql://u:" + secret + "@" + nobody + "/x"),
 			"TEMPORAL_API_KEY_FILE": file(secret),
+			"ENCRYPTION_KEYS_FILE":  file(encryptionKeys),
+			"CODEC_TOKEN_FILE":      file(codecToken),
 		},
 		{
 			"REDIS_CONNECTION_FILE": file(nobody + ",password=" + secret),
@@ -96,6 +104,9 @@ func TestNoCommandShowsASecret(t *testing.T) {
 			{"help", []string{"run", "--help"}, nil, exitOK},
 			{"other settings are wrong", []string{"run"}, map[string]string{"MAX_AGENT": secret, "LOG_LEVEL": secret, "HTTP_ADDR": secret}, exitUsage},
 			{"in the wrong variable", []string{"config"}, map[string]string{"TEMPORAL_ADDRESS": secret, "DRAIN_TIMEOUT": secret}, exitUsage},
+			{"doctor", []string{"doctor", "--ask"}, nil, exitUnreachable},
+			{"doctor for programs", []string{"doctor", "-o", "json"}, nil, exitUnreachable},
+			{"doctor of wrong settings", []string{"doctor"}, map[string]string{"MAX_AGENT": secret, "HTTP_ADDR": secret}, exitUsage},
 			{"no such command", []string{"frobnicate"}, nil, exitUsage},
 			{"no Redis", []string{"submit", "--role", "agent", "--task", "t"}, nil, exitUnreachable},
 			{"no executor", []string{"healthcheck"}, map[string]string{"HTTP_ADDR": freeAddr(t)}, exitUnreachable},
@@ -129,7 +140,7 @@ func TestNoCommandShowsASecret(t *testing.T) {
 // A flag is seen by every user of the machine, in ps and in /proc.
 func TestNoFlagTakesASecret(t *testing.T) {
 	t.Parallel()
-	secretive := regexp.MustCompile(`key|passw|secret|token|credential|url|dsn|redis|database`)
+	secretive := regexp.MustCompile(`key|passw|secret|token$|credential|url|dsn|redis|database`) // --max-tokens is a number
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		check := func(f *pflag.Flag) { require.NotRegexp(t, secretive, f.Name, cmd.CommandPath()) }

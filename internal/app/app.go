@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
-	sdklog "go.temporal.io/sdk/log"
 	"go.uber.org/dig"
 	"go.uber.org/fx"
 	"go.uber.org/fx/fxevent"
@@ -142,6 +141,11 @@ func announceStart(cfg config.Config, kind Kind, log *slog.Logger) {
 	for _, warning := range cfg.Warnings() {
 		log.Warn("configuration", slog.String("warning", warning))
 	}
+	if keys := cfg.Encryption(); len(keys) > 0 {
+		log.Info("payloads in Temporal are encrypted", slog.String("name", keys[0].ID), slog.Int("keys", len(keys)))
+	} else {
+		log.Info("payloads in Temporal are stored in clear text", slog.String("setting", "ENCRYPTION_KEYS"))
+	}
 }
 
 // drainFirst is invoked last, so its stop hook runs first: whoever routes work
@@ -218,16 +222,12 @@ func storeModule(cfg config.Config) fx.Option {
 
 func temporalModule(cfg config.Config) fx.Option {
 	return fx.Module("temporal",
-		fx.Provide(func(log sdklog.Logger, metrics client.MetricsHandler) (client.Client, error) {
-			options, err := cfg.Temporal()
-			if err != nil {
-				return nil, err
-			}
-			options.Logger = log
-			options.MetricsHandler = metrics
-			options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, bridge.DialOptions()...)
-			return client.NewLazyClient(options)
-		}),
+		fx.Provide(
+			func(log *slog.Logger, metrics client.MetricsHandler) (client.Options, error) {
+				return TemporalOptions(cfg, log, metrics)
+			},
+			client.NewLazyClient,
+		),
 		fx.Invoke(func(lc fx.Lifecycle, c client.Client, h *telemetry.Health) {
 			lc.Append(fx.StopHook(c.Close))
 			h.Register("temporal", func(ctx context.Context) error {
@@ -285,15 +285,12 @@ func bridges(cfg config.Config) fx.Option {
 		fx.Supply(cfg.Bridge()),
 		fx.Provide(
 			func(m *telemetry.Metrics) bridge.Metrics { return m },
-			func(c client.Client, log *slog.Logger) (bridge.Temporal, error) {
-				options, err := cfg.Temporal()
-				if err != nil {
-					return nil, err
-				}
+			func(c client.Client, options client.Options, log *slog.Logger) bridge.Temporal {
 				return bridge.Connect(c, bridge.TemporalConfig{
 					Namespace: options.Namespace,
 					Model:     cfg.Roles().ModelFor,
-				}, log), nil
+					Converter: options.DataConverter,
+				}, log)
 			},
 		),
 		bridge.Module(),

@@ -55,10 +55,15 @@ func kinds() map[string]app.Kind {
 func TestGraphOfEveryCommand(t *testing.T) {
 	t.Parallel()
 	for name, kind := range kinds() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			require.NoError(t, fx.ValidateApp(app.Options(load(t, nil), kind)))
-		})
+		for setting, env := range map[string]map[string]string{
+			"":            nil,
+			", encrypted": {"ENCRYPTION_KEYS": encryptionKeys("a")},
+		} {
+			t.Run(name+setting, func(t *testing.T) {
+				t.Parallel()
+				require.NoError(t, fx.ValidateApp(app.Options(load(t, env), kind)))
+			})
+		}
 	}
 }
 

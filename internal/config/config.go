@@ -13,13 +13,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/url"
 	"os"
 	"reflect"
 	"strings"
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"github.com/nodpt/executor/internal/codec"
 )
 
 // Config is the environment, checked. Fields have the meaning given in
@@ -63,6 +64,11 @@ type Config struct {
 	TemporalUIURL string `env:"TEMPORAL_UI_URL" envDefault:"http://localhost:8233"`
 	AllowInsecure bool   `env:"ALLOW_INSECURE" envDefault:"0"`
 
+	EncryptionKeys string `env:"ENCRYPTION_KEYS" json:"-"`
+	CodecAddr      string `env:"CODEC_ADDR" envDefault:"127.0.0.1:8234"`
+	CodecToken     string `env:"CODEC_TOKEN" json:"-"`
+	CodecOrigin    string `env:"CODEC_ORIGIN"`
+
 	HTTPAddr string `env:"HTTP_ADDR" envDefault:"127.0.0.1:9090"`
 
 	ConsumerGroup     string        `env:"CONSUMER_GROUP" envDefault:"executor-group"`
@@ -80,6 +86,7 @@ type Config struct {
 	environ  map[string]string // as given, without empty variables, with secrets read from files
 	sources  map[string]Source
 	warnings []string
+	keys     []codec.Key // of EncryptionKeys
 }
 
 // Source says where a setting came from.
@@ -293,6 +300,7 @@ func (l *loader) check(c *Config) {
 	l.checkDatabase(c)
 	l.checkTemporal(c)
 	l.checkAddresses(c)
+	l.checkEncryption(c)
 	c.warn(limitWarning(*c))
 }
 
@@ -387,8 +395,7 @@ func (l *loader) checkAddresses(c *Config) {
 	if !hostPort(c.HTTPAddr, true) {
 		l.mistake("HTTP_ADDR", "must be host:port, for example 127.0.0.1:9090 or :9090")
 	}
-	u, err := url.Parse(c.TemporalUIURL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if originOf(c.TemporalUIURL) == "" {
 		l.mistake("TEMPORAL_UI_URL", "must be a URL that begins with http:// or https://")
 	}
 	c.TemporalUIURL = strings.TrimRight(c.TemporalUIURL, "/")

@@ -243,6 +243,7 @@ func TestSecretsFromFiles(t *testing.T) {
 		}
 		require.ElementsMatch(t, []string{
 			"REDIS_CONNECTION", "REDIS_URL", "LLM_API_KEY", "OPENAI_API_KEY", "DATABASE_URL", "DB_PASSWORD", "TEMPORAL_API_KEY",
+			"ENCRYPTION_KEYS", "CODEC_TOKEN",
 		}, names)
 	})
 	for _, tt := range []struct{ name, path, want string }{
@@ -343,6 +344,8 @@ func TestNothingPrintsASecret(t *testing.T) {
 		"TEMPORAL_API_KEY_FILE":        write(t, canary+"\n"),
 		"TEMPORAL_ADDRESS":             "temporal.example.com:7233",
 		"TEMPORAL_GRPC_META_X_API_KEY": canary,
+		"ENCRYPTION_KEYS":              "2026-b:CANARY4f1d" + strings.Repeat("A", 33) + "=,a:CANARY4f1d" + strings.Repeat("B", 32) + "A=",
+		"CODEC_TOKEN":                  canary + "-codec-token",
 	}
 	c := load(t, env)
 	asJSON, err := json.Marshal(c)
@@ -354,8 +357,10 @@ func TestNothingPrintsASecret(t *testing.T) {
 		string(asJSON), string(settings), strings.Join(c.Warnings(), "\n"), c.LogValue().String(),
 		fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%s", c), fmt.Sprintf("%+v", &c),
 		fmt.Sprintf("%+v", holder{c}), fmt.Sprintf("%#v", holder{c}),
+		fmt.Sprintf("%+v", c.Encryption()), fmt.Sprintf("%#v", c.Encryption()), fmt.Sprintf("%+v", c.CodecServer()), fmt.Sprintf("%#v", c.CodecServer()),
 	} {
 		require.NotContains(t, text, canary)
+		require.NotContains(t, text, "CANARY4f1d")
 	}
 	require.Contains(t, string(settings), "temporal.example.com", "the settings themselves are there")
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nodpt/executor/activities"
 	"github.com/nodpt/executor/bridge"
+	"github.com/nodpt/executor/internal/codec"
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/llm"
 	"github.com/nodpt/executor/internal/store"
@@ -87,6 +88,15 @@ func (c Config) Roles() activities.Config {
 		DrainTimeout: c.DrainTimeout,
 		RetryFor:     c.RetryFor,
 	}
+}
+
+// Encryption returns the keys of payloads in Temporal; the first one encrypts.
+// None means that they stay in clear text.
+func (c Config) Encryption() []codec.Key { return slices.Clone(c.keys) }
+
+// CodecServer returns the settings of the codec server. Its token may be empty.
+func (c Config) CodecServer() codec.ServerConfig {
+	return codec.ServerConfig{Addr: c.CodecAddr, Token: c.CodecToken, Origin: c.CodecOrigin}
 }
 
 // Log returns the settings of the logger.

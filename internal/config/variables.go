@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/nodpt/executor/internal/codec"
 	"github.com/nodpt/executor/internal/llm"
 	"github.com/nodpt/executor/internal/store"
 	"github.com/nodpt/executor/internal/stream"
@@ -105,6 +106,12 @@ func Variables() []Variable {
 	add("TEMPORAL_UI_URL", "Temporal's Web UI, for links")
 	add("ALLOW_INSECURE", "`1` allows public addresses of Temporal, Redis, the database and the LLM without TLS, with a warning")
 
+	group = "Encryption"
+	add("ENCRYPTION_KEYS", "keys that encrypt task, payload, answer and error texts in Temporal: `id:base64` of 32 bytes each, separated by commas or line breaks; the first encrypts, all decrypt; unset: clear text", both)
+	add("CODEC_ADDR", "where `executor codec-server` decrypts them for the Web UI")
+	add("CODEC_TOKEN", "what it wants to be shown; 20 to 200 letters, digits, `-`, `.`, `_`, `~`", both)
+	add("CODEC_ORIGIN", "the one origin it answers to; unset: that of `TEMPORAL_UI_URL`")
+
 	group = "Process"
 	add("HTTP_ADDR", "address of `/metrics`, `/healthz` and `/readyz`; if it is busy, a warning, or an error if it was set")
 	add("DRAIN_TIMEOUT", "how long running calls may finish after SIGTERM; the process stops within 20s more")
@@ -184,6 +191,8 @@ func (c Config) Redacted() []Setting {
 			s.Value = cmp.Or(c.DatabaseURL, s.Value)
 		case "CONSUMER_NAME":
 			s.Value = cmp.Or(c.ConsumerName, s.Value)
+		case "CODEC_ORIGIN":
+			s.Value = cmp.Or(c.CodecOrigin, s.Value)
 		}
 		s.Value = redact(v, s.Value)
 		settings = append(settings, s)
@@ -204,6 +213,16 @@ func redact(v Variable, value string) string {
 		return redacted
 	case "DATABASE_URL":
 		return store.Redact(value)
+	case "ENCRYPTION_KEYS":
+		keys, err := codec.ParseKeys(value)
+		if err != nil {
+			return redacted
+		}
+		ids := make([]string, len(keys))
+		for i, key := range keys {
+			ids[i] = fmt.Sprint(key)
+		}
+		return strings.Join(ids, ",")
 	case "LLM_ENDPOINT":
 		if client, err := llm.New(llm.Config{Endpoint: value, AllowClearText: true}); err == nil {
 			defer client.Close()

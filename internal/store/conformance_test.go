@@ -129,6 +129,14 @@ func conformance(t *testing.T, dialect string, dbs databases) {
 		t.Parallel()
 		testKeys(t, setup(t, dbs))
 	})
+	t.Run("rows are listed by filter and page", func(t *testing.T) {
+		t.Parallel()
+		testList(t, setup(t, dbs))
+	})
+	t.Run("attaching creates nothing", func(t *testing.T) {
+		t.Parallel()
+		testAttach(t, dbs)
+	})
 	t.Run("text no database takes is replaced", func(t *testing.T) {
 		t.Parallel()
 		testText(t, setup(t, dbs))

@@ -24,6 +24,7 @@ type dialect struct {
 
 	numbered      bool   // placeholders are $1, $2 instead of ?
 	unlessPresent string // ends an INSERT so that an existing key is no error; empty where it is reported as duplicate
+	hasTables     string // SELECT that gives a row where our tables exist
 	forUpdate     string // ends a SELECT whose row is to be locked
 	insertAlone   bool   // a first outcome is inserted without a transaction around it, one round trip instead of four
 	time          func(time.Time) any

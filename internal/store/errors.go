@@ -21,6 +21,8 @@ var (
 	ErrUnreachable = errors.New("store: database unreachable")
 	// ErrClosed means that the store was closed before the call.
 	ErrClosed = errors.New("store: closed")
+	// ErrNoStore means that the database answers and holds no executor's rows.
+	ErrNoStore = errors.New("store: no rows of an executor there")
 	// ErrBadRow means that the row can never be stored: do not retry.
 	ErrBadRow = errors.New("store: bad row")
 )
@@ -86,6 +88,8 @@ func (s *Store) fail(ctx context.Context, op string, err error) error {
 	switch {
 	case errors.Is(err, ErrBadRow):
 		e.Reason, e.cause = strings.TrimPrefix(err.Error(), badRowPrefix), ErrBadRow
+	case errors.Is(err, ErrNoStore):
+		e.Reason, e.cause = "there are no jobs of an executor: the address is wrong, or no executor has run yet", ErrNoStore
 	case errors.Is(err, ErrClosed):
 		e.Reason, e.cause = "the store is closed", ErrClosed
 	case ctx.Err() != nil:

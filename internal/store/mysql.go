@@ -38,6 +38,7 @@ func openMySQL(raw string) (dialect, *sql.DB, error) {
 		// ON DUPLICATE KEY UPDATE cannot tell an insert from a meeting while
 		// found rows are counted, and INSERT IGNORE hides cut values.
 		unlessPresent: "",
+		hasTables:     "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'executor_jobs'",
 		forUpdate:     " FOR UPDATE",
 		insertAlone:   true,
 		time:          nativeTime,

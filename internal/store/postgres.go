@@ -32,6 +32,7 @@ func openPostgres(raw string) (dialect, *sql.DB, error) {
 		check:         checkPostgres,
 		numbered:      true,
 		unlessPresent: " ON CONFLICT DO NOTHING",
+		hasTables:     "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = 'executor_jobs'",
 		forUpdate:     " FOR UPDATE",
 		insertAlone:   true,
 		time:          nativeTime,

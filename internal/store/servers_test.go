@@ -280,7 +280,7 @@ func (s *dbServer) start(t *testing.T) {
 }
 
 func (s *dbServer) answers(ctx context.Context) error {
-	store, err := connect(ctx, Config{URL: s.url(s.kind.admin)})
+	store, err := connect(ctx, Config{URL: s.url(s.kind.admin)}, true)
 	if err != nil {
 		return err
 	}
@@ -318,7 +318,7 @@ func (s *dbServer) url(database string) string {
 func (s *dbServer) fresh(t *testing.T) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", s.names.Add(1))
-	admin, err := connect(t.Context(), Config{URL: s.url(s.kind.admin)})
+	admin, err := connect(t.Context(), Config{URL: s.url(s.kind.admin)}, true)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, admin.Close()) }()
 	_, err = admin.writes.ExecContext(t.Context(), "CREATE DATABASE "+name)

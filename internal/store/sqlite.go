@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 	"modernc.org/sqlite"
 )
 
-// openSQLite opens the file that follows sqlite://.
-func openSQLite(ctx context.Context, rest string) (*Store, error) {
+// openSQLite opens the file that follows sqlite://, and creates it if it may.
+func openSQLite(ctx context.Context, rest string, create bool) (*Store, error) {
 	path, err := sqlitePath(rest)
 	if err != nil {
 		return nil, err
@@ -25,12 +26,18 @@ func openSQLite(ctx context.Context, rest string) (*Store, error) {
 		migrations:    sqliteName,
 		goose:         goose.DialectSQLite3,
 		unlessPresent: " ON CONFLICT DO NOTHING",
+		hasTables:     "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'executor_jobs'",
 		time:          textTime,
 		reason:        sqliteReason,
 	}
 	d.queries = newQueries(d)
 	s := &Store{dialect: d, describe: "sqlite://" + path}
-	if err := createPrivate(path); err != nil {
+	if create {
+		err = createPrivate(path)
+	} else if _, err = os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		err = ErrNoStore
+	}
+	if err != nil {
 		return nil, s.fail(ctx, "open", err)
 	}
 

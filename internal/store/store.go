@@ -69,7 +69,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := connect(ctx, cfg)
+	s, err := connect(ctx, cfg, true)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,30 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		slog.String("database", s.Describe()),
 		slog.String("dialect", s.Dialect()),
 		slog.String("store", s.uuid))
+	return s, nil
+}
+
+// Attach connects to a store that an executor has created, for commands that
+// look at its jobs. It creates and changes nothing, so that a mistyped address
+// does not become an empty database: without our tables the error matches
+// ErrNoStore.
+func Attach(ctx context.Context, cfg Config) (*Store, error) {
+	const op = "attach"
+	s, err := connect(ctx, cfg, false)
+	if err != nil {
+		return nil, err
+	}
+	_, found, err := oneText(ctx, s.reads, s.dialect.hasTables)
+	if err == nil && !found {
+		err = ErrNoStore
+	}
+	if err == nil {
+		s.uuid, _, err = oneText(ctx, s.reads, s.dialect.queries.readIdentity)
+	}
+	if err != nil {
+		_ = s.Close() // the first error is the one that matters
+		return nil, s.fail(ctx, op, err)
+	}
 	return s, nil
 }
 

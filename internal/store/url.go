@@ -22,9 +22,9 @@ func Validate(cfg Config) error {
 }
 
 // connect opens the pools for cfg.URL.
-func connect(ctx context.Context, cfg Config) (*Store, error) {
+func connect(ctx context.Context, cfg Config, create bool) (*Store, error) {
 	if rest, found := strings.CutPrefix(cfg.URL, sqliteName+"://"); found {
-		return openSQLite(ctx, rest)
+		return openSQLite(ctx, rest, create)
 	}
 	dialect, db, err := openServer(cfg.URL)
 	if err != nil {

@@ -157,6 +157,44 @@ func TestTheShippedOperatorCanSubmit(t *testing.T) {
 	require.Len(t, entries, 1)
 }
 
+// And those of `executor retry`, `dlq` and `streams`.
+func TestTheShippedOperatorCanOperate(t *testing.T) {
+	t.Parallel()
+	s := redistest.StartShipped(t)
+	bridge := open(t, s.Login("executor"), "one")
+	require.NoError(t, bridge.Beat(t.Context()))
+	operator := open(t, s.Login("operator"), "me")
+	for _, role := range job.Roles() {
+		require.NoError(t, bridge.EnsureGroup(t.Context(), role.Stream()))
+		d := letter()
+		d.Stream = role.Stream()
+		id, err := bridge.DeadLetter(t.Context(), d)
+		require.NoError(t, err)
+
+		entry := add(t, operator, role.Stream(), "k", "v")
+		require.Len(t, readNew(t, bridge, role.Stream(), 1), 1)
+		_, found, err := operator.Entry(t.Context(), role.Stream(), entry)
+		require.NoError(t, err)
+		require.True(t, found)
+		letters, err := operator.DeadLetters(t.Context(), role.Stream(), DeadRange{})
+		require.NoError(t, err)
+		require.Len(t, letters, 1)
+		_, found, err = operator.ReadDead(t.Context(), role.Stream(), id)
+		require.NoError(t, err)
+		require.True(t, found)
+		_, err = operator.Stats(t.Context(), role.Stream())
+		require.NoError(t, err)
+		consumers, err := operator.Consumers(t.Context(), role.Stream())
+		require.NoError(t, err)
+		require.Len(t, consumers, 1)
+		require.True(t, consumers[0].Alive)
+		n, err := operator.DropDead(t.Context(), role.Stream(), id)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+	}
+	require.Empty(t, denied(t, open(t, s.Login("admin"), "control")), "nothing was refused in passing")
+}
+
 // Fault C02: what each user may not do. A command that is refused for any other
 // reason than NOPERM would prove nothing.
 func TestTheShippedRightsEndThere(t *testing.T) {
@@ -180,12 +218,12 @@ func TestTheShippedRightsEndThere(t *testing.T) {
 		"executor": {
 			"XADD jobs:agent * k v", "XADD jobs:manager * k v", "XREAD STREAMS signalr:updates 0", "XRANGE signalr:updates - +",
 			"SET signalr:updates gone", "GET jobs:agent", "LPOP other", "RPUSH chat.jobs x", "LRANGE chat.jobs 0 -1",
-			"ZADD {executor}:x 1 m", "SUBSCRIBE AI.RESPONSE", "EVAL return 1 {other}:x", "CLIENT NO-EVICT on",
+			"XDEL jobs:agent:dead 1-1", "ZADD {executor}:x 1 m", "SUBSCRIBE AI.RESPONSE", "EVAL return 1 {other}:x", "CLIENT NO-EVICT on",
 		},
 		"web": {
 			"XADD signalr:updates * k v", "XADD jobs:agent:dead * k v", "XRANGE jobs:agent - +", "XACK jobs:agent executor-group 1-1",
 			"XREADGROUP GROUP executor-group x STREAMS jobs:agent >", "LPOP chat.jobs", "LRANGE chat.jobs 0 -1", "PUBLISH AI.RESPONSE x",
-			"GET {executor}:store", "EVAL return 0",
+			"GET {executor}:store", "EVAL return 0", "XDEL jobs:agent:dead 1-1", "GET {executor}:alive:x",
 		},
 		"signalr": {
 			"XADD signalr:updates * k v", "XREAD STREAMS jobs:agent 0", "XRANGE jobs:agent - +", "XADD jobs:agent * k v",
@@ -195,6 +233,7 @@ func TestTheShippedRightsEndThere(t *testing.T) {
 			"XADD signalr:updates * k v", "XADD jobs:agent:dead * k v", "XACK jobs:agent executor-group 1-1",
 			"XREADGROUP GROUP executor-group x STREAMS jobs:agent >", "XAUTOCLAIM jobs:agent executor-group x 0 0",
 			"XGROUP DELCONSUMER jobs:agent executor-group x", "GET {executor}:store", "PUBLISH AI.RESPONSE x", "EVAL return 0",
+			"XDEL signalr:updates 1-1", "XTRIM jobs:agent:dead MAXLEN 0", "DEL jobs:agent:dead", "SET {executor}:alive:x y",
 		},
 	}
 	for user, own := range tests {

@@ -75,12 +75,15 @@ func capFields(original []job.Field) (fields []job.Field, truncated bool) {
 		name, value := cut(f.Name, maxDeadName), cut(f.Value, limit)
 		truncated = truncated || len(name) < len(f.Name) || len(value) < len(f.Value)
 		if isDeadName(name) {
-			name = "orig_" + name
+			name = deadPrefix + name
 		}
 		fields[i] = job.Field{Name: name, Value: value}
 	}
 	return fields, truncated
 }
+
+// deadPrefix keeps an original field apart from one of the dead letter's own.
+const deadPrefix = "orig_"
 
 func isDeadName(name string) bool {
 	switch strings.ToLower(name) {

@@ -5,7 +5,6 @@ import (
 	"os"
 
 	"go.temporal.io/sdk/client"
-	sdklog "go.temporal.io/sdk/log"
 	"go.uber.org/fx"
 )
 
@@ -16,10 +15,10 @@ type MetricsConfig struct {
 }
 
 // Module provides the logger (on standard error, because standard output belongs
-// to the commands), the metrics, the health of the process, and both as the
-// Temporal SDK wants them. It serves the endpoints while the application runs.
-// It needs a LogConfig, an HTTPConfig and a MetricsConfig. List it first, so that
-// it is stopped last.
+// to the commands), the metrics, also as the Temporal SDK wants them, and the
+// health of the process. It serves the endpoints while the application runs. It
+// needs a LogConfig, an HTTPConfig and a MetricsConfig. List it first, so that it
+// is stopped last.
 func Module() fx.Option {
 	return fx.Module("telemetry",
 		fx.Provide(
@@ -27,7 +26,6 @@ func Module() fx.Option {
 			func(cfg MetricsConfig) (*Metrics, error) { return NewMetrics(cfg.Models...) },
 			NewHealth,
 			NewServer,
-			func(l *slog.Logger) sdklog.Logger { return TemporalLogger(l) },
 			func(m *Metrics) client.MetricsHandler { return m.TemporalHandler() },
 		),
 		fx.Invoke(func(lc fx.Lifecycle, s *Server, m *Metrics) {

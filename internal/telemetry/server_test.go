@@ -14,7 +14,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
-	sdklog "go.temporal.io/sdk/log"
 	"go.uber.org/fx"
 	"go.uber.org/fx/fxtest"
 	"go.uber.org/goleak"
@@ -236,7 +235,7 @@ func TestModule(t *testing.T) {
 		),
 		telemetry.Module(),
 		fx.Populate(&server, &health),
-		fx.Invoke(func(sdklog.Logger, client.MetricsHandler, *telemetry.Metrics) {}),
+		fx.Invoke(func(client.MetricsHandler, *telemetry.Metrics) {}),
 	)
 	require.Empty(t, server.Addr(), "constructors do no I/O")
 	app.RequireStart()

@@ -47,8 +47,12 @@ type Options struct {
 	// ErrorStatus (default 500).
 	ErrorRate   float64 `json:"error_rate"`
 	ErrorStatus int     `json:"error_status"`
-	// Models, if not empty, are the only models known; others get 404.
+	// Models, if not empty, are the only models known; others get 404. Else the
+	// list of models is "*" and those asked for so far.
 	Models []string `json:"models"`
+	// NoModelList makes GET /v1/models a path that does not exist, as on servers
+	// that implement the chat endpoint alone.
+	NoModelList bool `json:"no_model_list"`
 	// Quote lets error objects quote the prompt, as some servers' do.
 	Quote bool `json:"quote"`
 	// NoUsage leaves the token counts out of answers.
@@ -79,6 +83,7 @@ type Stats struct {
 	ByPrompt          map[string]int `json:"by_prompt"`            // calls per prompt, its first 200 bytes
 	ByPromptHash      map[string]int `json:"by_prompt_hash"`       // calls per prompt, its SHA-256 in hex
 	ByModel           map[string]int `json:"by_model"`             // calls per model
+	ByMaxTokens       map[int]int    `json:"by_max_tokens"`        // calls per limit they name; 0: none
 	ByStatus          map[int]int    `json:"by_status"`            // calls per HTTP status sent
 	RunningByModel    map[string]int `json:"running_by_model"`     // calls being answered now
 	MaxRunningByModel map[string]int `json:"max_running_by_model"` // highest of those so far
@@ -87,7 +92,7 @@ type Stats struct {
 func newStats() Stats {
 	return Stats{
 		ByPrompt: map[string]int{}, ByPromptHash: map[string]int{}, ByModel: map[string]int{},
-		ByStatus: map[int]int{}, RunningByModel: map[string]int{}, MaxRunningByModel: map[string]int{},
+		ByMaxTokens: map[int]int{}, ByStatus: map[int]int{}, RunningByModel: map[string]int{}, MaxRunningByModel: map[string]int{},
 	}
 }
 
@@ -95,6 +100,7 @@ func (s Stats) clone() Stats {
 	s.ByPrompt = maps.Clone(s.ByPrompt)
 	s.ByPromptHash = maps.Clone(s.ByPromptHash)
 	s.ByModel = maps.Clone(s.ByModel)
+	s.ByMaxTokens = maps.Clone(s.ByMaxTokens)
 	s.ByStatus = maps.Clone(s.ByStatus)
 	s.RunningByModel = maps.Clone(s.RunningByModel)
 	s.MaxRunningByModel = maps.Clone(s.MaxRunningByModel)
@@ -233,13 +239,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case strings.HasSuffix(path, "/models"):
 		if requireMethod(w, r, http.MethodGet) {
-			s.models(w)
+			s.models(w, r)
 		}
 	case path == "" || path == "/healthz":
 		_, _ = io.WriteString(w, "mock-llm is up; its counters are at /_/stats\n")
 	default:
-		writeError(w, http.StatusNotFound, "unknown_url", "Unknown request URL. Please check the URL for typos.")
+		unknownURL(w)
 	}
+}
+
+func unknownURL(w http.ResponseWriter) {
+	writeError(w, http.StatusNotFound, "unknown_url", "Unknown request URL. Please check the URL for typos.")
+}
+
+// unauthorized reports whether a request lacks the key that is demanded.
+func (o Options) unauthorized(r *http.Request) bool {
+	return o.APIKey != "" && r.Header.Get("Authorization") != "Bearer "+o.APIKey
 }
 
 func requireMethod(w http.ResponseWriter, r *http.Request, method string) bool {
@@ -304,13 +319,23 @@ func (s *Server) adminScript(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, next)
 }
 
-func (s *Server) models(w http.ResponseWriter) {
+func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	names := slices.Clone(s.options.Models)
+	o := s.options
+	names := slices.Clone(o.Models)
 	if len(names) == 0 {
-		names = slices.Sorted(maps.Keys(s.stats.ByModel))
+		names = append([]string{"*"}, slices.Sorted(maps.Keys(s.stats.ByModel))...)
 	}
 	s.mu.Unlock()
+	switch {
+	case o.unauthorized(r):
+		code, message := defaultCode(http.StatusUnauthorized)
+		writeError(w, http.StatusUnauthorized, code, message)
+		return
+	case o.NoModelList:
+		unknownURL(w)
+		return
+	}
 	type model struct {
 		ID      string `json:"id"`
 		Object  string `json:"object"`
@@ -330,6 +355,7 @@ func (s *Server) models(w http.ResponseWriter) {
 // call is one chat request and what the script makes of it.
 type call struct {
 	model, prompt string
+	maxTokens     int
 	stream, usage bool
 	streamUsage   bool
 	quote         bool
@@ -351,17 +377,26 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, err := parseRequest(body)
+	s.mu.Lock()
+	c.unauthorized = s.options.unauthorized(r)
+	s.mu.Unlock()
 	if err != nil {
-		writeError(w, http.StatusBadRequest, "invalid_request", err.Error())
+		// Who one is comes before what one wants.
+		status, code, message := http.StatusBadRequest, "invalid_request", err.Error()
+		if c.unauthorized {
+			status = http.StatusUnauthorized
+			code, message = defaultCode(status)
+		}
+		writeError(w, status, code, message)
 		return
 	}
-	s.begin(&c, r.Header.Get("Authorization"))
+	s.begin(&c)
 	rec := &recorder{ResponseWriter: w}
 	defer s.end(r.Context(), c, rec)
 	s.reply(rec, r, c)
 }
 
-func (s *Server) begin(c *call, authorization string) {
+func (s *Server) begin(c *call) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.stats
@@ -371,6 +406,7 @@ func (s *Server) begin(c *call, authorization string) {
 	st.ByPrompt[shownText(c.prompt)]++
 	st.ByPromptHash[PromptHash(c.prompt)]++
 	st.ByModel[c.model]++
+	st.ByMaxTokens[c.maxTokens]++
 	st.RunningByModel[c.model]++
 	st.MaxRunningByModel[c.model] = max(st.MaxRunningByModel[c.model], st.RunningByModel[c.model])
 	s.notify()
@@ -378,7 +414,6 @@ func (s *Server) begin(c *call, authorization string) {
 	o := s.options
 	c.usage, c.quote = !o.NoUsage, o.Quote
 	c.unknownModel = len(o.Models) > 0 && !slices.Contains(o.Models, c.model)
-	c.unauthorized = o.APIKey != "" && authorization != "Bearer "+o.APIKey
 	c.released = s.released
 	c.behavior = s.decide(c.model, c.prompt)
 
@@ -460,9 +495,11 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func parseRequest(body []byte) (call, error) {
 	var req struct {
-		Model   string `json:"model"`
-		Stream  bool   `json:"stream"`
-		Options struct {
+		Model     string `json:"model"`
+		MaxTokens int    `json:"max_tokens"`
+		Reasoning int    `json:"max_completion_tokens"`
+		Stream    bool   `json:"stream"`
+		Options   struct {
 			IncludeUsage bool `json:"include_usage"`
 		} `json:"stream_options"`
 		Messages []struct {
@@ -476,7 +513,7 @@ func parseRequest(body []byte) (call, error) {
 	if req.Model == "" {
 		return call{}, errors.New("you must provide a model parameter")
 	}
-	c := call{model: req.Model, stream: req.Stream, streamUsage: req.Options.IncludeUsage}
+	c := call{model: req.Model, maxTokens: max(req.MaxTokens, req.Reasoning), stream: req.Stream, streamUsage: req.Options.IncludeUsage}
 	for _, m := range req.Messages {
 		if m.Role == "user" {
 			c.prompt = contentText(m.Content)

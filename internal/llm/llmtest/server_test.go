@@ -350,6 +350,7 @@ func TestCounters(t *testing.T) {
 		ByPrompt:          map[string]int{"one": 2, strings.Repeat("é", 100): 1, "!fail 503": 1},
 		ByPromptHash:      map[string]int{PromptHash("one"): 2, PromptHash(long): 1, PromptHash("!fail 503"): 1},
 		ByModel:           map[string]int{"a": 2, "b": 2},
+		ByMaxTokens:       map[int]int{0: 4},
 		ByStatus:          map[int]int{200: 3, 503: 1},
 		RunningByModel:    map[string]int{"a": 0, "b": 0},
 		MaxRunningByModel: map[string]int{"a": 1, "b": 1},
@@ -450,11 +451,35 @@ func TestModels(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, r.status)
 	require.Contains(t, r.body, "model_not_found")
 	require.Equal(t, http.StatusOK, chat(t, s, "hello").status)
+
+	s.Script(func(o *Options) { o.Models = nil })
+	r, err = do(t.Context(), t, http.MethodGet, s.URL+"/v1/models", "")
+	require.NoError(t, err)
+	require.Contains(t, r.body, `"id":"*"`, "it answers as any model")
+	require.Contains(t, r.body, `"id":"m"`)
+
+	s.Script(func(o *Options) { o.NoModelList = true })
+	r, err = do(t.Context(), t, http.MethodGet, s.URL+"/v1/models", "")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusNotFound, r.status)
+}
+
+func TestTheKeyComesFirst(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{APIKey: "secret", NoModelList: true})
+	for path, method := range map[string]string{"/v1/models": http.MethodGet, "/v1/chat/completions": http.MethodPost} {
+		for _, body := range []string{"", "{}", chatBody("m", "hello")} {
+			r, err := do(t.Context(), t, method, s.URL+path, body)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusUnauthorized, r.status, path)
+			require.Contains(t, r.body, "invalid_api_key")
+		}
+	}
 }
 
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
-	s := Start(t, Options{APIKey: "secret"})
+	s := Start(t)
 	tests := map[string]struct {
 		method, path, body string
 		status             int
@@ -462,7 +487,6 @@ func TestBadRequests(t *testing.T) {
 		"no JSON":        {http.MethodPost, "/v1/chat/completions", "hello", 400},
 		"no model":       {http.MethodPost, "/v1/chat/completions", `{"messages":[{"role":"user","content":"x"}]}`, 400},
 		"no message":     {http.MethodPost, "/v1/chat/completions", `{"model":"m","messages":[]}`, 400},
-		"no key":         {http.MethodPost, "/v1/chat/completions", chatBody("m", "hello"), 401},
 		"too large":      {http.MethodPost, "/v1/chat/completions", strings.Repeat(" ", maxRequest+1), 413},
 		"wrong method":   {http.MethodGet, "/v1/chat/completions", "", 405},
 		"wrong path":     {http.MethodPost, "/v1/chat", "", 404},
@@ -597,4 +621,15 @@ func TestStartStops(t *testing.T) {
 	}
 	_, err := do(t.Context(), t, http.MethodPost, s.Endpoint(), "")
 	require.Error(t, err)
+}
+
+func TestMaxTokensAreCounted(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{})
+	for _, limit := range []string{`"max_tokens":7`, `"max_completion_tokens":7`, `"max_tokens":9`} {
+		r, err := do(t.Context(), t, http.MethodPost, s.Endpoint(), `{"model":"m","messages":[{"role":"user","content":"x"}],`+limit+`}`)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, r.status)
+	}
+	require.Equal(t, map[int]int{7: 2, 9: 1}, s.Stats().ByMaxTokens)
 }

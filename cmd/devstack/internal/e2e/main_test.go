@@ -21,7 +21,7 @@ import (
 // namespacesPerRound is how many tests can have a Temporal namespace of their
 // own: all executors poll the same task queues, and must not run each other's
 // jobs. -count=n runs n rounds.
-const namespacesPerRound = 24
+const namespacesPerRound = 96
 
 // suite is what all tests share.
 type suite struct {

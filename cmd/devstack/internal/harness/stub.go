@@ -34,6 +34,7 @@ type Stats struct {
 	ByPrompt          map[string]int `json:"by_prompt"`
 	ByPromptHash      map[string]int `json:"by_prompt_hash"`
 	ByModel           map[string]int `json:"by_model"`
+	ByMaxTokens       map[int]int    `json:"by_max_tokens"`
 	ByStatus          map[int]int    `json:"by_status"`
 	MaxRunningByModel map[string]int `json:"max_running_by_model"`
 }

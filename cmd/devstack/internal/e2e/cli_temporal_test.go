@@ -1,0 +1,69 @@
+//go:build temporalcli
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+)
+
+// temporalCLI names the Temporal CLI, which `make test-temporal-cli` builds.
+const temporalCLI = "TEMPORAL_CLI"
+
+// temporal runs the Temporal CLI against the bundle's namespace.
+func (b *bundle) temporal(args ...string) string {
+	b.T.Helper()
+	path := os.Getenv(temporalCLI)
+	require.NotEmpty(b.T, path, "run this through make test-temporal-cli")
+	ctx, cancel := context.WithTimeout(b.T.Context(), harness.Patience)
+	defer cancel()
+	args = append(args, "--address", b.Options.Temporal, "--namespace", b.Options.Namespace, "--disable-config-file", "--disable-config-env")
+	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // G204: the tool under test
+	cmd.Dir, cmd.Env = b.Dir, []string{"HOME=" + b.Dir, "PATH=" + os.Getenv("PATH")}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(b.T, cmd.Run(), "%v\n%s", args, out.String())
+	return out.String()
+}
+
+// TestRetryByTheTemporalCLI resets one run, then all that a query finds, twice.
+func TestRetryByTheTemporalCLI(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.Start(nil, "run")
+	const n = 5
+	var jobs []string
+	for i := range n {
+		jobs = append(jobs, fmt.Sprintf("j%d", i))
+		b.Submit("agent", "jobId", jobs[i], "userId", "u1", "task", "!fail 400 x1 "+harness.Text("task"))
+	}
+	for _, j := range jobs {
+		require.Equal(t, "error", b.Update(j, 1)["Type"])
+	}
+	b.Settled("agent")
+	const query = "WorkflowType='JobWorkflow' AND ExecutionStatus='Failed' AND JobRole='agent'"
+	b.Visible(n, query)
+
+	b.temporal("workflow", "reset", "--workflow-id", "job:agent:j0", "--type", "FirstWorkflowTask", "--reason", "the model is fixed")
+	b.healed("agent", "j0", 2)
+	require.Equal(t, n+1, b.LLM.Stats().Calls)
+
+	for range 2 {
+		b.temporal("workflow", "reset", "--query", query, "--type", "FirstWorkflowTask", "--reason", "the model is fixed", "--yes")
+		for _, j := range jobs {
+			b.healed("agent", j, 2)
+		}
+	}
+	// One run for the single reset, and one of each bulk reset for every job.
+	b.Visible(2*n+1, "WorkflowType='JobWorkflow' AND ExecutionStatus='Completed' AND JobRole='agent'")
+	require.Equal(t, 2*n, b.LLM.Stats().Calls, "one call for each failure, one for each retry")
+	require.Contains(t, b.temporal("batch", "list"), "Completed")
+}
