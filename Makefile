@@ -93,7 +93,7 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
-	@scripts/need cc redis-server
+	@scripts/need cc redis-server promtool
 	CGO_ENABLED=1 scripts/test unit . -race ./...
 	CGO_ENABLED=1 scripts/test failpoints . -race -tags failpoints $(FAILPOINT_TESTS)
 
