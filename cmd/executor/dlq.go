@@ -392,13 +392,17 @@ func showLetter(o *operator, l retry.Letter, content bool) error {
 	return nil
 }
 
+// replayFlags are the flags of dlq replay.
+type replayFlags struct {
+	letterFlags
+
+	dryRun, yes bool
+	rate        float64
+	limit       int
+}
+
 func newDLQReplay() *cobra.Command {
-	var (
-		f           letterFlags
-		dryRun, yes bool
-		perSecond   float64
-		limit       int
-	)
+	var f replayFlags
 	cmd := &cobra.Command{
 		Use:   "replay ID… | --unresolved [FLAGS]",
 		Short: "Send dead letters again",
@@ -411,66 +415,82 @@ are left alone, and shortened ones (of entries above 64 KiB) cannot be sent.`,
 		Example: `  executor dlq replay agent/1700000000000-0
   executor dlq replay --unresolved --role agent --since 2h --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			roles, err := f.streams()
-			switch {
-			case err != nil:
+			roles, err := f.check(cmd, args)
+			if err != nil {
 				return err
-			case !(perSecond > 0) || perSecond > 1000:
-				return &exitError{exitUsage, errors.New("--rate must be above 0, and 1000 at most")}
-			case limit < 0:
-				return &exitError{exitUsage, errors.New("--limit must not be negative")}
-			case len(args) == 0 && !f.unresolved:
-				return &exitError{exitUsage, errors.New("name the dead letters, or select them with --unresolved")}
-			case len(args) > 0:
-				for _, name := range []string{"unresolved", "role", "reason-code", "since", "limit"} {
-					if cmd.Flags().Changed(name) {
-						return &exitError{exitUsage, fmt.Errorf("--%s selects dead letters: leave it out, or the ids", name)}
-					}
-				}
 			}
 			refs, err := letterRefs(args)
 			if err != nil {
 				return err
 			}
 			return withLetters(cmd, func(o *operator, c *stream.Client, rows retry.Rows) error {
-				ctx := cmd.Context()
-				var letters []retry.Letter
-				if len(refs) > 0 {
-					letters, err = readLetters(ctx, c, rows, refs)
-				} else {
-					letters, err = f.oldestFirst(ctx, c, rows, roles, limit)
+				if len(refs) == 0 {
+					return f.selected(cmd, o, c, rows, roles)
 				}
+				letters, err := readLetters(cmd.Context(), c, rows, refs)
 				if err != nil {
 					return err
 				}
-				if dryRun {
+				if f.dryRun {
 					return printLetters(o.out, letters, len(letters))
 				}
-				if len(refs) == 0 {
-					if len(letters) == 0 {
-						fmt.Fprintln(cmd.ErrOrStderr(), "no dead letter is selected")
-						return printReplays(o, nil, nil)
-					}
-					if err := firstLetters(cmd, letters); err != nil {
-						return err
-					}
-					if err := confirm(cmd, yes, "Send "+plural(len(letters), "dead letter")+" again?"); err != nil {
-						return err
-					}
-				}
-				return replay(cmd, o, c, letters, perSecond)
+				return replay(cmd, o, c, letters, f.rate)
 			})
 		},
 	}
 	f.add(cmd)
 	flags := cmd.Flags()
 	flags.BoolVar(&f.unresolved, "unresolved", false, "select those whose job was not run again successfully")
-	flags.IntVar(&limit, "limit", 0, "at most this many, the oldest first (0: all)")
-	flags.BoolVar(&dryRun, "dry-run", false, "show what would be sent, and do nothing")
-	flags.BoolVarP(&yes, "yes", "y", false, "do not ask")
-	flags.Float64Var(&perSecond, "rate", 20, "dead letters a second")
+	flags.IntVar(&f.limit, "limit", 0, "at most this many, the oldest first (0: all)")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and do nothing")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
+	flags.Float64Var(&f.rate, "rate", 20, "dead letters a second")
 	outputFlag(cmd)
 	return cmd
+}
+
+// check finds mistakes on the command line before anything is connected to.
+func (f *replayFlags) check(cmd *cobra.Command, args []string) ([]job.Role, error) {
+	roles, err := f.streams()
+	switch {
+	case err != nil:
+		return nil, err
+	case !(f.rate > 0) || f.rate > 1000:
+		return nil, &exitError{exitUsage, errors.New("--rate must be above 0, and 1000 at most")}
+	case f.limit < 0:
+		return nil, &exitError{exitUsage, errors.New("--limit must not be negative")}
+	case len(args) == 0 && !f.unresolved:
+		return nil, &exitError{exitUsage, errors.New("name the dead letters, or select them with --unresolved")}
+	case len(args) == 0:
+		return roles, nil
+	}
+	for _, name := range []string{"unresolved", "role", "reason-code", "since", "limit"} {
+		if cmd.Flags().Changed(name) {
+			return nil, &exitError{exitUsage, fmt.Errorf("--%s selects dead letters: leave it out, or the ids", name)}
+		}
+	}
+	return roles, nil
+}
+
+// selected sends a selection, after it was shown and confirmed.
+func (f *replayFlags) selected(cmd *cobra.Command, o *operator, c *stream.Client, rows retry.Rows, roles []job.Role) error {
+	letters, err := f.oldestFirst(cmd.Context(), c, rows, roles, f.limit)
+	switch {
+	case err != nil:
+		return err
+	case f.dryRun:
+		return printLetters(o.out, letters, len(letters))
+	case len(letters) == 0:
+		fmt.Fprintln(cmd.ErrOrStderr(), "no dead letter is selected")
+		return printReplays(o, nil, nil)
+	}
+	if err := firstLetters(cmd, letters); err != nil {
+		return err
+	}
+	if err := confirm(cmd, f.yes, "Send "+plural(len(letters), "dead letter")+" again?"); err != nil {
+		return err
+	}
+	return replay(cmd, o, c, letters, f.rate)
 }
 
 // oldestFirst reads all chosen letters of the roles, limit of them at most.
@@ -569,14 +589,20 @@ func printReplays(o *operator, letters []retry.Letter, results []retry.Result) e
 	)
 }
 
+// purgeFlags are the flags of dlq purge.
+type purgeFlags struct {
+	letterFlags
+
+	resolved, unresolvedToo bool
+	before                  time.Duration
+	dryRun, yes             bool
+}
+
+// unresolvedAge is how old unresolved dead letters must be to be deleted.
+const unresolvedAge = 24 * time.Hour
+
 func newDLQPurge() *cobra.Command {
-	var (
-		f                     letterFlags
-		resolved, too         bool
-		before                time.Duration
-		dryRun, yes           bool
-		purged, keptUnsettled int
-	)
+	var f purgeFlags
 	cmd := &cobra.Command{
 		Use:   "purge --resolved | --before AGE [FLAGS]",
 		Short: "Delete dead letters for good",
@@ -588,81 +614,96 @@ are older than --before, which must then be a day at least.`,
   executor dlq purge --before 2160h --unresolved-too --role chat`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			roles, err := f.streams()
-			switch {
-			case err != nil:
+			roles, err := f.check()
+			if err != nil {
 				return err
-			case before < 0:
-				return &exitError{exitUsage, errors.New("--before must not be negative")}
-			case too && before < 24*time.Hour:
-				return &exitError{exitUsage, errors.New("--unresolved-too deletes jobs that nobody has looked after: it needs --before, with 24h at least")}
-			case too && resolved:
-				return &exitError{exitUsage, errors.New("--resolved and --unresolved-too exclude each other")}
-			case !resolved && before == 0:
-				return &exitError{exitUsage, errors.New("say which: --resolved, --before AGE, or both")}
 			}
 			return withLetters(cmd, func(o *operator, c *stream.Client, rows retry.Rows) error {
-				ctx := cmd.Context()
-				latest := time.Now().Add(-before)
-				all, err := f.oldestFirst(ctx, c, rows, roles, 0)
-				if err != nil {
-					return err
-				}
-				var chosen []retry.Letter
-				unresolved := 0
-				for _, l := range all {
-					switch {
-					case before > 0 && !job.EntryTime(l.ID).Before(latest):
-					case l.Resolved:
-						chosen = append(chosen, l)
-					case too:
-						unresolved++
-						chosen = append(chosen, l)
-					default:
-						keptUnsettled++
-					}
-				}
-				if keptUnsettled > 0 {
-					fmt.Fprintf(cmd.ErrOrStderr(), "%s kept\n", plural(keptUnsettled, "unresolved dead letter"))
-				}
-				if dryRun {
-					return printLetters(o.out, chosen, len(chosen))
-				}
-				if len(chosen) > 0 {
-					if err := firstLetters(cmd, chosen); err != nil {
-						return err
-					}
-					question := "Delete " + plural(len(chosen), "dead letter") + " for good"
-					if unresolved == 0 {
-						err = confirm(cmd, yes, question+"?")
-					} else {
-						err = confirmTyped(cmd, yes, fmt.Sprintf("%s, %d of them unresolved.", question, unresolved), strconv.Itoa(len(chosen)))
-					}
-					if err != nil {
-						return err
-					}
-				}
-				err = purge(ctx, c, chosen, &purged)
-				if printErr := printPurged(o, purged, keptUnsettled); printErr != nil {
-					return printErr
-				}
-				return err
+				return f.run(cmd, o, c, rows, roles)
 			})
 		},
 	}
 	f.add(cmd)
 	flags := cmd.Flags()
-	flags.BoolVar(&resolved, "resolved", false, "delete resolved ones of any age")
-	flags.DurationVar(&before, "before", 0, "delete resolved ones older than this, for example 720h")
-	flags.BoolVar(&too, "unresolved-too", false, "with --before: delete unresolved ones too")
-	flags.BoolVar(&dryRun, "dry-run", false, "show what would be deleted, and do nothing")
-	flags.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	flags.BoolVar(&f.resolved, "resolved", false, "delete resolved ones of any age")
+	flags.DurationVar(&f.before, "before", 0, "delete resolved ones older than this, for example 720h")
+	flags.BoolVar(&f.unresolvedToo, "unresolved-too", false, "with --before: delete unresolved ones too")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "show what would be deleted, and do nothing")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	outputFlag(cmd)
 	return cmd
 }
 
-// purge deletes letters, batch by batch, until ctx ends.
-func purge(ctx context.Context, c *stream.Client, letters []retry.Letter, purged *int) error {
+// check finds mistakes on the command line before anything is connected to.
+func (f *purgeFlags) check() ([]job.Role, error) {
+	roles, err := f.streams()
+	switch {
+	case err != nil:
+		return nil, err
+	case f.before < 0:
+		return nil, &exitError{exitUsage, errors.New("--before must not be negative")}
+	case f.unresolvedToo && f.before < unresolvedAge:
+		return nil, &exitError{exitUsage, errors.New("--unresolved-too deletes jobs that nobody has looked after: it needs --before, with 24h at least")}
+	case f.unresolvedToo && f.resolved:
+		return nil, &exitError{exitUsage, errors.New("--resolved and --unresolved-too exclude each other")}
+	case !f.resolved && f.before == 0:
+		return nil, &exitError{exitUsage, errors.New("say which: --resolved, --before AGE, or both")}
+	}
+	return roles, nil
+}
+
+func (f *purgeFlags) run(cmd *cobra.Command, o *operator, c *stream.Client, rows retry.Rows, roles []job.Role) error {
+	ctx := cmd.Context()
+	latest := time.Now().Add(-f.before)
+	all, err := f.oldestFirst(ctx, c, rows, roles, 0)
+	if err != nil {
+		return err
+	}
+	var chosen []retry.Letter
+	var unresolved, kept int
+	for _, l := range all {
+		switch {
+		case f.before > 0 && !job.EntryTime(l.ID).Before(latest):
+		case l.Resolved:
+			chosen = append(chosen, l)
+		case f.unresolvedToo:
+			unresolved++
+			chosen = append(chosen, l)
+		default:
+			kept++
+		}
+	}
+	if kept > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s kept\n", plural(kept, "unresolved dead letter"))
+	}
+	if f.dryRun {
+		return printLetters(o.out, chosen, len(chosen))
+	}
+	if len(chosen) > 0 {
+		if err := f.confirm(cmd, chosen, unresolved); err != nil {
+			return err
+		}
+	}
+	deleted, err := purge(ctx, c, chosen)
+	if printErr := printPurged(o, deleted, kept); printErr != nil {
+		return printErr
+	}
+	return err
+}
+
+func (f *purgeFlags) confirm(cmd *cobra.Command, chosen []retry.Letter, unresolved int) error {
+	if err := firstLetters(cmd, chosen); err != nil {
+		return err
+	}
+	question := "Delete " + plural(len(chosen), "dead letter") + " for good"
+	if unresolved == 0 {
+		return confirm(cmd, f.yes, question+"?")
+	}
+	return confirmTyped(cmd, f.yes, fmt.Sprintf("%s, %d of them unresolved.", question, unresolved), strconv.Itoa(len(chosen)))
+}
+
+// purge deletes letters, batch by batch, until ctx ends, and returns how many.
+func purge(ctx context.Context, c *stream.Client, letters []retry.Letter) (deleted int, err error) {
 	byStream := make(map[string][]string)
 	for _, l := range letters {
 		byStream[l.Stream] = append(byStream[l.Stream], l.ID)
@@ -670,16 +711,17 @@ func purge(ctx context.Context, c *stream.Client, letters []retry.Letter, purged
 	for _, role := range job.Roles() {
 		for batch := range slices.Chunk(byStream[role.Stream()], 100) {
 			if ctx.Err() != nil {
-				return &exitError{exitFailed, fmt.Errorf("interrupted: %d of %d deleted; run the same command again for the rest", *purged, len(letters))}
+				return deleted, &exitError{exitFailed, fmt.Errorf(
+					"interrupted: %d of %d deleted; run the same command again for the rest", deleted, len(letters))}
 			}
 			n, err := c.DropDead(context.WithoutCancel(ctx), role.Stream(), batch...)
-			*purged += int(n)
+			deleted += int(n)
 			if err != nil {
-				return err
+				return deleted, err
 			}
 		}
 	}
-	return nil
+	return deleted, nil
 }
 
 type purgeResult struct {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/sdk/converter"
 
 	"github.com/nodpt/executor/internal/config"
 	"github.com/nodpt/executor/internal/job"
@@ -64,6 +63,7 @@ id, --role chooses one.`,
   executor retry --failed --role agent --since 2h --reason "the LLM is back"
   executor retry --failed --code llm_bad_request --model llama3.1 --max-tokens 1024 --limit 1 --wait
   executor retry --failed --dry-run -o json`,
+		ValidArgsFunction: completeIDs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := f.check(cmd, args)
 			if err != nil {
@@ -164,12 +164,8 @@ func (f *retryFlags) run(cmd *cobra.Command, o *operator, args []string, filter 
 	if err != nil {
 		return err
 	}
-	payloads := o.converter()
-	if payloads == nil {
-		payloads = converter.GetDefaultDataConverter()
-	}
 	retrier := &retry.Retrier{
-		Runs:    &retry.Temporal{Service: c.WorkflowService(), Namespace: namespace, Identity: whoami(), Converter: payloads},
+		Runs:    &retry.Temporal{Service: c.WorkflowService(), Namespace: namespace, Identity: whoami(), Converter: o.converter()},
 		Streams: connectOnce(o),
 		Options: retry.Options{
 			Reason:   f.reason,
@@ -199,8 +195,11 @@ func (f *retryFlags) confirm(cmd *cobra.Command, jobs []job.Row) error {
 	if err := preview(errOut, jobs, shown); err != nil {
 		return err
 	}
-	took := time.Duration(float64(len(jobs)) / f.rate * float64(time.Second))
-	return confirm(cmd, f.yes, fmt.Sprintf("Retry %s, in %s or more?", plural(len(jobs), "job"), term.Short(took)))
+	question := "Retry " + plural(len(jobs), "job")
+	if takes := time.Duration(float64(len(jobs)) / f.rate * float64(time.Second)); takes >= 10*time.Second {
+		question += ", which takes " + term.Short(takes) + " or more"
+	}
+	return confirm(cmd, f.yes, question+"?")
 }
 
 // group is jobs that ended in the same way.

@@ -98,12 +98,14 @@ func showStreams(cmd *cobra.Command, o *operator, watch bool, interval time.Dura
 	if err != nil {
 		return err
 	}
-	survey := &survey{redis: c}
+	survey := &survey{redis: c, warn: func(err error) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "unresolved dead letters are not counted: "+err.Error())
+	}}
 	if rows, err := o.rows(ctx); err == nil {
 		survey.rows = rows
 	} else {
 		// What waits is in Redis alone; that there is no store yet must not hide it.
-		fmt.Fprintln(cmd.ErrOrStderr(), "unresolved dead letters are not counted: "+err.Error())
+		survey.warn(err)
 	}
 	for {
 		infos, err := survey.take(ctx, time.Now())
@@ -135,14 +137,21 @@ func showStreams(cmd *cobra.Command, o *operator, watch bool, interval time.Dura
 // survey reads the numbers of all streams.
 type survey struct {
 	redis *stream.Client
-	rows  retry.Rows // nil: no database
-	at    time.Time  // of the last count of dead letters
+	rows  retry.Rows // nil: no database, or no right to read dead letters
+	warn  func(error)
+	at    time.Time // of the last count of dead letters
 	dead  map[job.Role]deadInfo
 }
 
 func (s *survey) take(ctx context.Context, now time.Time) ([]streamInfo, error) {
 	if s.dead == nil || now.Sub(s.at) >= recountEvery {
-		if err := s.countDead(ctx, now); err != nil {
+		err := s.countDead(ctx, now)
+		if errors.Is(err, stream.ErrDenied) {
+			s.warn(err)
+			s.rows = nil
+			err = s.countDead(ctx, now)
+		}
+		if err != nil {
 			return nil, err
 		}
 		s.at = now

@@ -3,7 +3,10 @@ package doctor
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -108,10 +111,34 @@ func TestFaults(t *testing.T) {
 		},
 		"Redis: speaks no TLS": {
 			make: func(_ *testing.T, w *world) {
-				w.cfg.Redis.Connection = "rediss://" + w.redis.Addr() + "?dial_timeout=300ms"
+				w.cfg.Redis.Connection = "rediss://" + w.redis.Addr() + "?dial_timeout=5s"
 			},
 			check: redisConnect, state: Problem, cause: "TLS handshake", fix: "redis:// in place of rediss://", code: 1,
 			skipped: []string{"redis.", databaseIdentity},
+		},
+		"Redis: certificate of nobody": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				w.cfg.Redis.Connection = "rediss://" + secureServer(t, tls.NoClientCert).address
+			},
+			check: redisConnect, state: Problem, cause: "certificate", fix: "set REDIS_CA_FILE", code: 1,
+			skipped: []string{"redis."},
+		},
+		"Redis: certificate of another host": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				secure := secureServer(t, tls.NoClientCert)
+				w.cfg.Redis.Connection, w.cfg.Redis.CAFile = secure.address+",ssl=true,sslHost=wrong.test", secure.caFile
+			},
+			check: redisConnect, state: Problem, cause: "wrong.test", fix: "sslHost", code: 1,
+			skipped: []string{"redis."},
+		},
+		"Redis: another server": {
+			make: func(_ *testing.T, w *world) {
+				w.cfg.Redis.Connection = w.temporal.address + ",password=geheim"
+			},
+			check: redisLogin, state: Problem, found: "closes the connection", cause: "wants TLS first", fix: "rediss://", code: 1,
+			skipped: []string{redisVersion},
 		},
 		"Redis: no password": {
 			make: func(t *testing.T, w *world) {
@@ -268,6 +295,48 @@ func TestFaults(t *testing.T) {
 			check: temporalConnect, state: Problem, found: "no Temporal server answers", fix: "TEMPORAL_ADDRESS", code: 3,
 			skipped: []string{"temporal."},
 		},
+		"Temporal: wants TLS": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				w.cfg.Temporal.HostPort = secureServer(t, tls.NoClientCert).address
+			},
+			check: temporalConnect, state: Problem, cause: "wants TLS", fix: "set TEMPORAL_TLS=true", code: 1,
+			skipped: []string{"temporal."},
+		},
+		"Temporal: speaks no TLS": {
+			make:  func(_ *testing.T, w *world) { w.cfg.Temporal.ConnectionOptions.TLS = &tls.Config{} },
+			check: temporalConnect, state: Problem, cause: "does not speak TLS", fix: "set TEMPORAL_TLS=false", code: 1,
+			skipped: []string{"temporal."},
+		},
+		"Temporal: certificate of nobody": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				w.cfg.Temporal.HostPort = secureServer(t, tls.NoClientCert).address
+				w.cfg.Temporal.ConnectionOptions.TLS = &tls.Config{}
+			},
+			check: temporalConnect, state: Problem, cause: "certificate", fix: "TEMPORAL_TLS_SERVER_CA_CERT_PATH", code: 1,
+			skipped: []string{"temporal."},
+		},
+		"Temporal: certificate of another host": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				secure := secureServer(t, tls.NoClientCert)
+				w.cfg.Temporal.HostPort = secure.address
+				w.cfg.Temporal.ConnectionOptions.TLS = &tls.Config{RootCAs: secure.roots, ServerName: "wrong.test"}
+			},
+			check: temporalConnect, state: Problem, cause: "wrong.test", fix: "TEMPORAL_TLS_SERVER_NAME", code: 1,
+			skipped: []string{"temporal."},
+		},
+		"Temporal: wants a certificate of ours": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				secure := secureServer(t, tls.RequireAnyClientCert)
+				w.cfg.Temporal.HostPort = secure.address
+				w.cfg.Temporal.ConnectionOptions.TLS = &tls.Config{RootCAs: secure.roots}
+			},
+			check: temporalConnect, state: Problem, cause: "certificate required", fix: "TEMPORAL_TLS_CLIENT_CERT_PATH", code: 1,
+			skipped: []string{"temporal."},
+		},
 		"Temporal: not let in": {
 			make: func(_ *testing.T, w *world) {
 				w.temporal.errors["GetSystemInfo"] = serviceerror.NewPermissionDenied("no", "")
@@ -421,11 +490,7 @@ func TestFaults(t *testing.T) {
 		"LLM: wants TLS": {
 			make: func(t *testing.T, w *world) {
 				t.Helper()
-				secure := httptest.NewUnstartedServer(http.NotFoundHandler())
-				secure.Config.ErrorLog = discard()
-				secure.StartTLS()
-				t.Cleanup(secure.Close)
-				w.cfg.LLM.Endpoint = "http://" + secure.Listener.Addr().String() + "/v1/chat/completions"
+				w.cfg.LLM.Endpoint = "http://" + secureServer(t, tls.NoClientCert).address + "/v1/chat/completions"
 			},
 			check: llmConnect, state: Problem, found: "wants https", fix: "LLM_ENDPOINT=https://127.0.0.1", code: 1,
 			skipped: []string{"llm."},
@@ -433,11 +498,7 @@ func TestFaults(t *testing.T) {
 		"LLM: certificate of nobody": {
 			make: func(t *testing.T, w *world) {
 				t.Helper()
-				secure := httptest.NewUnstartedServer(http.NotFoundHandler())
-				secure.Config.ErrorLog = discard()
-				secure.StartTLS()
-				t.Cleanup(secure.Close)
-				w.cfg.LLM.Endpoint = secure.URL + "/v1/chat/completions"
+				w.cfg.LLM.Endpoint = "https://" + secureServer(t, tls.NoClientCert).address + "/v1/chat/completions"
 			},
 			check: llmConnect, state: Problem, cause: "certificate is not accepted", fix: "SSL_CERT_FILE", code: 1,
 			skipped: []string{"llm."},
@@ -557,6 +618,26 @@ func TestFaults(t *testing.T) {
 			require.NotContains(t, string(encoded), "geheim")
 		})
 	}
+}
+
+// secure is a server that speaks TLS, and nothing that anybody here wants.
+type secure struct {
+	address, caFile string
+	roots           *x509.CertPool
+}
+
+func secureServer(t *testing.T, clients tls.ClientAuthType) secure {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = discard()
+	server.TLS = &tls.Config{ClientAuth: clients, NextProtos: []string{"h2", "http/1.1"}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
+	return secure{address: server.Listener.Addr().String(), caFile: file, roots: roots}
 }
 
 // httpFault is an LLM server that answers everything with one status.
@@ -765,4 +846,46 @@ func TestReasonsAreShort(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "two lines", reason(errors.New("two\n  lines")))
 	require.Less(t, len(reason(errors.New(strings.Repeat("é", 1000)))), 310)
+}
+
+// What no redis-server on this machine says of itself.
+func TestOtherServersThanRedis(t *testing.T) {
+	t.Parallel()
+	healthy := stream.ServerInfo{Version: "7.2.4", Mode: "standalone", AppendOnly: "on", Policy: "noeviction"}
+	tests := map[string]struct {
+		change func(*stream.ServerInfo)
+		check  string
+		state  State
+		found  string
+	}{
+		"as it should be":   {func(*stream.ServerInfo) {}, redisVersion, OK, "Redis 7.2.4"},
+		"too old":           {func(i *stream.ServerInfo) { i.Version = "6.2.14" }, redisVersion, Problem, "Redis 6.2.14"},
+		"new":               {func(i *stream.ServerInfo) { i.Version = "10.0.0" }, redisVersion, OK, "10.0.0"},
+		"without version":   {func(i *stream.ServerInfo) { i.Version = "" }, redisVersion, Warning, "does not say its version"},
+		"a Sentinel":        {func(i *stream.ServerInfo) { i.Mode = "sentinel" }, redisRole, Problem, "Sentinel"},
+		"disk is full":      {func(i *stream.ServerInfo) { i.AppendFailed = true }, redisPersistence, Problem, "cannot be written"},
+		"says nothing":      {func(i *stream.ServerInfo) { i.AppendOnly = "" }, redisPersistence, Warning, "does not say"},
+		"nothing of policy": {func(i *stream.ServerInfo) { i.Policy = "" }, redisEviction, OK, "not told"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			info := healthy
+			tt.change(&info)
+			p := redisPatient{doctor: &doctor{cfg: Config{Variables: Variables{Redis: "REDIS_URL"}}}, sheet: &sheet{}}
+			p.version(info)
+			p.role(info)
+			p.persistence(info)
+			p.eviction(info)
+			require.Len(t, p.results, 4)
+			for _, r := range p.results {
+				if r.Check != tt.check {
+					require.Equal(t, OK, r.State, r)
+					continue
+				}
+				require.Equal(t, tt.state, r.State)
+				require.Contains(t, r.Found, tt.found)
+			}
+		})
+	}
 }

@@ -270,7 +270,12 @@ func (p *redisPatient) role(info stream.ServerInfo) {
 
 func (p *redisPatient) persistence(info stream.ServerInfo) {
 	switch {
-	case !info.AppendOnly:
+	case info.AppendOnly == "":
+		p.add(Result{
+			Check: redisPersistence, State: Warning, Found: "the server does not say whether it keeps its data",
+			Cause: "without, a crash of Redis loses jobs that were not started yet", Fix: []string{"see that it writes an append-only file, or the like"},
+		})
+	case info.AppendOnly == "off":
 		p.add(Result{
 			Check: redisPersistence, State: Problem, Found: "the append-only file is off",
 			Cause: "a crash of Redis loses jobs that were not started yet, and what was published may be published again",

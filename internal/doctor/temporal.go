@@ -156,13 +156,15 @@ func (p *temporalPatient) dial(ctx context.Context) *Result {
 	case isType[*tls.CertificateVerificationError](err):
 		r.Fix = []string{"set TEMPORAL_TLS_SERVER_CA_CERT_PATH to the PEM file of the authority that has signed the server's certificate"}
 	case isType[tls.AlertError](err):
-		r.Fix = []string{"set TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH to a certificate that the server accepts"}
+		r.Fix = []string{clientCertificate}
 	default:
 		r.Cause = "the server does not speak TLS at that port"
 		r.Fix = []string{"set TEMPORAL_TLS=false (an API key switches TLS on), or correct the port in TEMPORAL_ADDRESS"}
 	}
 	return r
 }
+
+const clientCertificate = "set TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH to a certificate that the server accepts"
 
 func isType[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
@@ -187,6 +189,9 @@ func (p *temporalPatient) silent(ctx context.Context, err error) Result {
 	switch {
 	case denied(err):
 		return p.refused(temporalConnect, "the server does not let us in", err)
+	case strings.Contains(r.Cause, "tls: ") && strings.Contains(r.Cause, "certificate"):
+		// With TLS 1.3 the handshake is over before the server has looked at ours.
+		r.Fix = []string{clientCertificate}
 	case p.cfg.Temporal.ConnectionOptions.TLS == nil && p.speaksTLS(ctx):
 		r.Cause = "the server wants TLS"
 		r.Fix = []string{"set TEMPORAL_TLS=true"}

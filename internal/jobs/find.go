@@ -63,6 +63,9 @@ func (v *View) Find(ctx context.Context, id string, roles []job.Role) (Found, er
 		}
 		// A jobId may look like a workflow id.
 	}
+	if id == "" { // what is waiting may have no id, either
+		return Found{}, fmt.Errorf("%w: %q", ErrNotFound, id)
+	}
 	if len(roles) == 0 {
 		roles = job.Roles()
 	}

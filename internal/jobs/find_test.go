@@ -29,7 +29,8 @@ func TestFind(t *testing.T) {
 			"jobs:agent": {
 				entry(job.Agent, "1-1", "jobId", "other", "task", "x"),
 				entry(job.Agent, "1780315200000-1", "jobId", "waits", "task", canary, "userId", "u1"),
-				entry(job.Agent, "1-3", "jobId", "wrong"), // will be rejected: it has no task
+				entry(job.Agent, "1-3", "jobId", "wrong"),                  // will be rejected: it has no task
+				entry(job.Agent, "1-5", "jobId", "entry:1-1", "task", "x"), // so will this
 			},
 			"jobs:chat": {entry(job.Chat, "1-4", "jobId", "waits in chat", "message", canary)},
 		},
@@ -65,6 +66,7 @@ func TestFind(t *testing.T) {
 		"the same with its role":          {"waits in chat", []job.Role{job.Chat}, "chat/waits in chat queued (in the stream)", ""},
 		"an entry that cannot be started": {"wrong", nil, "agent/wrong queued (in the stream)", ""},
 		"nothing":                         {"none", nil, "", `no such job: "none"`},
+		"no id":                           {"", nil, "", `no such job: ""`},
 		"something hostile":               {"' OR '1'='1", nil, "", "no such job"},
 	}
 	for name, tt := range tests {

@@ -174,7 +174,7 @@ func (t *Temporal) metadata(m *sdkpb.UserMetadata, run Run, req Request) *sdkpb.
 	var details string
 	if d := m.GetDetails(); d != nil {
 		if t.Converter.FromPayload(d, &details) != nil {
-			details = "" // encoded by a key that is not here
+			return m // encrypted, with a key that is not here
 		}
 	}
 	// A retry of a retry tells of the last one only.

@@ -134,8 +134,8 @@ type ServerInfo struct {
 	Replica bool
 	Primary string // host:port
 
-	AppendOnly   bool // the append-only file is on
-	AppendFailed bool // and could not be written
+	AppendOnly   string // the append-only file: on or off, empty where it is not told
+	AppendFailed bool   // it is on, and could not be written
 	Policy       string
 	MaxMemory    int64 // bytes, 0: unlimited
 }
@@ -156,7 +156,7 @@ func (c *Client) ServerInfo(ctx context.Context) (ServerInfo, error) {
 		Version:      said["redis_version"],
 		Mode:         said["redis_mode"],
 		Replica:      said["role"] == "slave",
-		AppendOnly:   said["aof_enabled"] == "1",
+		AppendOnly:   map[string]string{"0": "off", "1": "on"}[said["aof_enabled"]],
 		AppendFailed: said["aof_last_write_status"] == "err",
 		Policy:       said["maxmemory_policy"],
 	}

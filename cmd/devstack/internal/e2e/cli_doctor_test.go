@@ -92,6 +92,10 @@ func (s *doctorScript) commands() map[string]func(ts *testscript.TestScript, neg
 		},
 		"kill-postgres":    func(*testscript.TestScript, bool, []string) { s.Postgres.Kill() },
 		"restart-postgres": func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(s.Postgres.Restart(s.T.Context())) },
+		"sql": func(ts *testscript.TestScript, _ bool, args []string) {
+			_, err := s.QueryRows(s.T.Context(), args[0])
+			ts.Check(err)
+		},
 		// database USER PASSWORD NAME is what DATABASE_URL names; - stays as it is.
 		"database": func(ts *testscript.TestScript, _ bool, args []string) {
 			u, err := url.Parse(s.Postgres.URL(s.Postgres.Address()))

@@ -113,7 +113,7 @@ func TestAskedOnATerminal(t *testing.T) {
 	}
 	b.Settled("agent")
 
-	const question = "Retry 3 jobs, in 150ms or more? [y/N] "
+	const question = "Retry 3 jobs? [y/N] "
 	for _, answer := range []string{"n\r", "\r", "\x03", "\x04"} {
 		term := b.onTerminal("retry", "--failed")
 		term.waitFor(question)
