@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ const connectTimeout = 10 * time.Second
 type operator struct {
 	cfg    config.Config
 	out    *term.Printer
-	closes []func()
+	closes []func() error
 }
 
 // newOperator reads the settings and the output format. Close it.
@@ -57,8 +58,8 @@ func outputFlag(cmd *cobra.Command) {
 }
 
 func (o *operator) Close() {
-	for i := len(o.closes) - 1; i >= 0; i-- {
-		o.closes[i]()
+	for _, end := range slices.Backward(o.closes) {
+		_ = end() // the command has said what there was to say
 	}
 }
 
@@ -74,7 +75,7 @@ func (o *operator) rows(ctx context.Context) (*store.Store, error) {
 		}
 		return nil, &exitError{code, err}
 	}
-	o.closes = append(o.closes, func() { _ = s.Close() })
+	o.closes = append(o.closes, s.Close)
 	return s, nil
 }
 
@@ -84,7 +85,7 @@ func (o *operator) redis(ctx context.Context) (*stream.Client, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	o.closes = append(o.closes, func() { _ = c.Close() })
+	o.closes = append(o.closes, c.Close)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := c.Ping(ctx); err != nil {
@@ -105,7 +106,7 @@ func (o *operator) temporal(ctx context.Context) (client.Client, string, error) 
 	if err != nil {
 		return nil, "", &exitError{exitUnreachable, fmt.Errorf("the Temporal server does not answer at %s: start it or set TEMPORAL_ADDRESS (%w)", options.HostPort, err)}
 	}
-	o.closes = append(o.closes, c.Close)
+	o.closes = append(o.closes, func() error { c.Close(); return nil })
 	return c, options.Namespace, nil
 }
 
