@@ -69,15 +69,9 @@ func TestAllIsWell(t *testing.T) {
 	require.Equal(t, 2, w.llm.Stats().Calls, "and only then")
 }
 
-// nobody is an address at which nobody listens.
-func nobody(t *testing.T) string {
-	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return l.Addr().String()
-}
+// nobody is an address at which nobody listens. A port that was free a moment ago
+// would soon be some other test's.
+const nobody = "127.0.0.1:1"
 
 // fault is a case of TestFaults.
 type fault struct {
@@ -96,8 +90,6 @@ type fault struct {
 // and what cannot be looked at for it.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	_, port, err := net.SplitHostPort(nobody(t))
-	require.NoError(t, err)
 	tests := map[string]fault{
 		"Redis: unknown name": {
 			make:  func(_ *testing.T, w *world) { w.cfg.Redis.Connection = "redis.invalid" },
@@ -105,8 +97,8 @@ func TestFaults(t *testing.T) {
 			skipped: []string{"redis.", databaseIdentity},
 		},
 		"Redis: nobody there": {
-			make:  func(_ *testing.T, w *world) { w.cfg.Redis.Connection = "redis://:geheim@127.0.0.1:" + port },
-			check: redisConnect, state: Problem, found: "127.0.0.1:" + port, cause: "refused", fix: "start Redis there, or correct host and port in REDIS_URL", code: 3,
+			make:  func(_ *testing.T, w *world) { w.cfg.Redis.Connection = "redis://:geheim@" + nobody },
+			check: redisConnect, state: Problem, found: nobody, cause: "refused", fix: "start Redis there, or correct host and port in REDIS_URL", code: 3,
 			skipped: []string{"redis.", databaseIdentity},
 		},
 		"Redis: speaks no TLS": {
@@ -284,8 +276,8 @@ func TestFaults(t *testing.T) {
 			skipped: []string{"temporal."},
 		},
 		"Temporal: down": {
-			make:  func(_ *testing.T, w *world) { w.cfg.Temporal.HostPort = "127.0.0.1:" + port },
-			check: temporalConnect, state: Problem, found: "no connection to 127.0.0.1:" + port, cause: "refused", fix: "start the Temporal server there, or set TEMPORAL_ADDRESS", code: 3,
+			make:  func(_ *testing.T, w *world) { w.cfg.Temporal.HostPort = nobody },
+			check: temporalConnect, state: Problem, found: "no connection to " + nobody, cause: "refused", fix: "start the Temporal server there, or set TEMPORAL_ADDRESS", code: 3,
 			skipped: []string{"temporal."},
 		},
 		"Temporal: another server": {
@@ -335,6 +327,16 @@ func TestFaults(t *testing.T) {
 				w.cfg.Temporal.ConnectionOptions.TLS = &tls.Config{RootCAs: secure.roots}
 			},
 			check: temporalConnect, state: Problem, cause: "certificate required", fix: "TEMPORAL_TLS_CLIENT_CERT_PATH", code: 1,
+			skipped: []string{"temporal."},
+		},
+		"Temporal: wants a certificate of ours, by TLS 1.2": {
+			make: func(t *testing.T, w *world) {
+				t.Helper()
+				secure := secureServer(t, tls.RequireAnyClientCert)
+				w.cfg.Temporal.HostPort = secure.address
+				w.cfg.Temporal.ConnectionOptions.TLS = &tls.Config{RootCAs: secure.roots, MaxVersion: tls.VersionTLS12}
+			},
+			check: temporalConnect, state: Problem, cause: "remote error", fix: "TEMPORAL_TLS_CLIENT_CERT_PATH", code: 1,
 			skipped: []string{"temporal."},
 		},
 		"Temporal: not let in": {
@@ -429,9 +431,9 @@ func TestFaults(t *testing.T) {
 		},
 		"database: server is down": {
 			make: func(_ *testing.T, w *world) {
-				w.cfg.Store.URL = "postgres://user:CANARY@127.0.0.1:" + port + "/executor"
+				w.cfg.Store.URL = "postgres://user:CANARY@" + nobody + "/executor"
 			},
-			check: databaseConnect, state: Problem, found: "postgres://user:***@127.0.0.1:" + port + "/executor", cause: "refused",
+			check: databaseConnect, state: Problem, found: "postgres://user:***@" + nobody + "/executor", cause: "refused",
 			fix: "start the database server, or correct host and port in DATABASE_URL", code: 3,
 			skipped: []string{"database."},
 		},
@@ -475,9 +477,9 @@ func TestFaults(t *testing.T) {
 		},
 		"LLM: nobody there": {
 			make: func(_ *testing.T, w *world) {
-				w.cfg.LLM.Endpoint = "http://user:CANARY@127.0.0.1:" + port + "/v1?key=CANARY"
+				w.cfg.LLM.Endpoint = "http://user:CANARY@" + nobody + "/v1?key=CANARY"
 			},
-			check: llmConnect, state: Problem, found: "http://127.0.0.1:" + port, cause: "refused", fix: "start the LLM server", code: 3,
+			check: llmConnect, state: Problem, found: "http://" + nobody, cause: "refused", fix: "start the LLM server", code: 3,
 			skipped: []string{"llm."},
 		},
 		"LLM: speaks no TLS": {
@@ -560,8 +562,8 @@ func TestFaults(t *testing.T) {
 		},
 
 		"process: none": {
-			make:  func(_ *testing.T, w *world) { w.cfg.HTTPAddr = "127.0.0.1:" + port },
-			check: processReady, state: Skipped, cause: "no executor answers at HTTP_ADDR (127.0.0.1:" + port,
+			make:  func(_ *testing.T, w *world) { w.cfg.HTTPAddr = nobody },
+			check: processReady, state: Skipped, cause: "no executor answers at HTTP_ADDR (" + nobody,
 		},
 		"process: something else": {
 			make:  func(_ *testing.T, w *world) { w.cfg.HTTPAddr = strings.TrimPrefix(w.llm.URL, "http://") },
@@ -744,7 +746,7 @@ func TestFixRefused(t *testing.T) {
 	r = find(w.run(), databaseTables)[0]
 	require.Equal(t, Problem, r.State)
 	require.Contains(t, r.Cause, "use another database")
-	w.cfg.Redis.Connection = nobody(t)
+	w.cfg.Redis.Connection = nobody
 	r = find(w.run(), databaseTables)[0]
 	require.Equal(t, Warning, r.State)
 	require.Contains(t, r.Cause, "Redis could not be asked")

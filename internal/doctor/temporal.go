@@ -54,6 +54,8 @@ const (
 	// proxyTimeout is how long a server that cannot be dialled is asked all the
 	// same: the environment may name a proxy that gRPC takes.
 	proxyTimeout = 2 * time.Second
+	// verdictTimeout is how long a server is given to refuse a certificate of ours.
+	verdictTimeout = time.Second
 	// pollerAge is how long ago a living worker may have asked for tasks: it asks
 	// again when the server has had nothing for it for a minute. The server lists
 	// workers for some minutes after their end.
@@ -155,16 +157,14 @@ func (p *temporalPatient) dial(ctx context.Context) *Result {
 		r.Fix = []string{"set TEMPORAL_TLS_SERVER_NAME to the name in the server's certificate"}
 	case isType[*tls.CertificateVerificationError](err):
 		r.Fix = []string{"set TEMPORAL_TLS_SERVER_CA_CERT_PATH to the PEM file of the authority that has signed the server's certificate"}
-	case isType[tls.AlertError](err):
-		r.Fix = []string{clientCertificate}
+	case alert(err):
+		r.Fix = []string{"set TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH to a certificate that the server accepts"}
 	default:
 		r.Cause = "the server does not speak TLS at that port"
 		r.Fix = []string{"set TEMPORAL_TLS=false (an API key switches TLS on), or correct the port in TEMPORAL_ADDRESS"}
 	}
 	return r
 }
-
-const clientCertificate = "set TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH to a certificate that the server accepts"
 
 func isType[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
@@ -177,7 +177,23 @@ func (p *temporalPatient) handshake(ctx context.Context, conn net.Conn, config *
 	if config.ServerName == "" {
 		config.ServerName, _, _ = net.SplitHostPort(p.address)
 	}
-	return tls.Client(conn, config).HandshakeContext(ctx)
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	// With TLS 1.3 the handshake is over before the server has looked at our
+	// certificate. It says next what it thinks of it, or begins with HTTP/2.
+	_ = conn.SetReadDeadline(time.Now().Add(verdictTimeout))
+	if _, err := secured.Read(make([]byte, 1)); alert(err) {
+		return err
+	}
+	return nil
+}
+
+// alert reports whether the other side has refused TLS with a reason.
+func alert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
 }
 
 // silent is a port that somebody listens at, and no Temporal server answers.
@@ -189,9 +205,6 @@ func (p *temporalPatient) silent(ctx context.Context, err error) Result {
 	switch {
 	case denied(err):
 		return p.refused(temporalConnect, "the server does not let us in", err)
-	case strings.Contains(r.Cause, "tls: ") && strings.Contains(r.Cause, "certificate"):
-		// With TLS 1.3 the handshake is over before the server has looked at ours.
-		r.Fix = []string{clientCertificate}
 	case p.cfg.Temporal.ConnectionOptions.TLS == nil && p.speaksTLS(ctx):
 		r.Cause = "the server wants TLS"
 		r.Fix = []string{"set TEMPORAL_TLS=true"}
@@ -213,7 +226,7 @@ func (p *temporalPatient) speaksTLS(ctx context.Context) bool {
 	}
 	defer func() { _ = conn.Close() }()
 	err = p.handshake(ctx, conn, &tls.Config{MinVersion: tls.VersionTLS12})
-	return err == nil || isType[*tls.CertificateVerificationError](err) || isType[tls.AlertError](err)
+	return err == nil || isType[*tls.CertificateVerificationError](err) || alert(err)
 }
 
 func denied(err error) bool {

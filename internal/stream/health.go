@@ -90,8 +90,8 @@ func dialError(err error) *DialError {
 		return &DialError{FaultCertificate, cert.Err.Error()}
 	case errors.As(err, &handshake):
 		reason := "no answer to the TLS handshake"
-		if alert, ok := errors.AsType[tls.AlertError](err); ok {
-			reason = alert.Error()
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+			reason = op.Error()
 		}
 		return &DialError{FaultTLS, reason}
 	default:
