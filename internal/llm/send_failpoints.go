@@ -19,7 +19,7 @@ const flushTime = 20 * time.Millisecond
 // before the answer is looked at.
 func send(client *http.Client, req *http.Request) (*http.Response, error) {
 	if !failpoint.Armed(failpoint.LLMSent) {
-		return client.Do(req)
+		return client.Do(req) //nolint:gosec // as in send.go
 	}
 	ctx, cut := context.WithCancelCause(req.Context())
 	written := make(chan struct{}, 1)
@@ -60,7 +60,7 @@ func send(client *http.Client, req *http.Request) (*http.Response, error) {
 		}
 		passed <- err
 	}()
-	resp, err := client.Do(req.WithContext(ctx))
+	resp, err := client.Do(req.WithContext(ctx)) //nolint:gosec // as in send.go
 	close(answered)
 	if lost := <-passed; lost != nil && err == nil {
 		_ = resp.Body.Close()
