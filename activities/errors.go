@@ -42,6 +42,7 @@ const (
 // Why an attempt ended without an answer and without the LLM's doing.
 var (
 	errUserCanceled = errors.New("canceled by a user")
+	errHeardLate    = fmt.Errorf("%w (heard after heartbeats had been lost)", errUserCanceled)
 	errShutdown     = errors.New("the worker is shutting down")
 	errTaskLost     = errors.New("the server gave the task to another worker")
 	errPanic        = errors.New("panic")
@@ -74,7 +75,12 @@ func (a *attempt) afterDeaths() error {
 // end turns the error of an attempt into what Temporal is told, and leaves the
 // count for the next attempt. It is the only place that decides what is retried.
 func (a *attempt) end(err error) error {
-	if errors.Is(err, errUserCanceled) {
+	switch {
+	case errors.Is(err, errHeardLate):
+		// A plain cancellation is one to the SDK only if it ended the activity's
+		// context itself.
+		return temporal.NewNonRetryableApplicationError(errHeardLate.Error(), workflows.CodeCanceled, temporal.NewCanceledError())
+	case errors.Is(err, errUserCanceled):
 		return temporal.NewCanceledError()
 	}
 	code := kindOf(err)

@@ -50,6 +50,7 @@ func (a *attempt) counted() int { return max(int(a.info.Attempt)-a.progress.Retu
 type beats struct {
 	ctx   context.Context //nolint:containedctx // the heartbeat API takes the activity's context
 	ended <-chan struct{} // the activity's own context has ended
+	heard <-chan error    // what the server answered to a beat that ends the attempt
 	mu    sync.Mutex
 	last  report
 	done  chan struct{}
@@ -60,7 +61,8 @@ type beats struct {
 func startBeats(ctx context.Context, first report) *beats {
 	// After a beat that could not be delivered the SDK cancels the activity's
 	// context, but the call goes on (see callContext), and so must the beats.
-	b := &beats{ctx: context.WithoutCancel(ctx), ended: ctx.Done(), last: first, done: make(chan struct{})}
+	b := &beats{ended: ctx.Done(), last: first, done: make(chan struct{})}
+	b.ctx, b.heard = hearing(context.WithoutCancel(ctx))
 	b.gone.Go(func() {
 		ticker := time.NewTicker(workflows.HeartbeatEvery)
 		defer ticker.Stop()
@@ -126,6 +128,7 @@ func (a *attempt) callContext(ctx context.Context) (context.Context, func()) {
 	go func() {
 		ended, stopping := ctx.Done(), activity.GetWorkerStopChannel(ctx)
 		var drained <-chan time.Time
+		var heard <-chan error
 		for {
 			select {
 			case <-calling.Done():
@@ -135,7 +138,15 @@ func (a *attempt) callContext(ctx context.Context) (context.Context, func()) {
 					cancel(why)
 					return
 				}
-				ended = nil
+				// It ends once. From here on the answers to the beats speak.
+				ended, heard = nil, a.beats.heard
+			case answer := <-heard:
+				why := whyEnded(answer)
+				if errors.Is(why, errUserCanceled) {
+					why = errHeardLate
+				}
+				cancel(why)
+				return
 			case <-stopping:
 				stopping = nil
 				drain := time.NewTimer(a.cfg.DrainTimeout)

@@ -2,11 +2,13 @@ package app
 
 import (
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/client"
 	"golang.org/x/time/rate"
 
+	"github.com/nodpt/executor/activities"
 	"github.com/nodpt/executor/bridge"
 	"github.com/nodpt/executor/internal/codec"
 	"github.com/nodpt/executor/internal/config"
@@ -16,7 +18,7 @@ import (
 // TemporalOptions are the options of every Temporal client of this program,
 // those of the commands too: address, namespace, credentials and TLS, the
 // encryption of payloads and failures, logs that pass the filter, and what the
-// bridge needs on the connection. Namespace and DataConverter are also what
+// bridge and the activities need on the connection. Namespace and DataConverter are also what
 // bridge.Connect takes. metrics may be nil. The error is a mistake in the
 // settings.
 func TemporalOptions(cfg config.Config, log *slog.Logger, metrics client.MetricsHandler) (client.Options, error) {
@@ -32,7 +34,7 @@ func TemporalOptions(cfg config.Config, log *slog.Logger, metrics client.Metrics
 	options.FailureConverter = payloads.FailureConverter()
 	options.Logger = telemetry.TemporalLogger(log)
 	options.MetricsHandler = metrics
-	options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, bridge.DialOptions()...)
+	options.ConnectionOptions.DialOptions = slices.Concat(options.ConnectionOptions.DialOptions, bridge.DialOptions(), activities.DialOptions())
 	return options, nil
 }
 

@@ -295,6 +295,24 @@ func temporalOperators() []fault {
 			},
 		},
 		{
+			id: "F28a", name: "Temporal cut until heartbeats are lost; then an operator cancels the runs",
+			run: func(w *world) {
+				s := w.system()
+				for _, role := range roles {
+					w.submit(role, "!hang").status = "canceled"
+				}
+				w.calling(len(roles))
+				w.toTemporal.cut()
+				s.roles.logs("RecordActivityHeartbeat with error")
+				w.toTemporal.join()
+				for _, j := range w.list() {
+					require.NoError(w.T, w.Temporal.CancelWorkflow(w.T.Context(), j.workflowID(), ""))
+				}
+				w.calling(0) // none is called again
+				w.heal()
+			},
+		},
+		{
 			id: "F29", name: "failed runs are reset after the LLM healed, twice and in bulk",
 			run: func(w *world) {
 				w.system()
