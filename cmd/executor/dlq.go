@@ -44,7 +44,7 @@ type letterFlags struct {
 
 func (f *letterFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.roles, "role", nil, "only these roles: manager, inspector, agent, chat")
+	flags.StringSliceVar(&f.roles, "role", nil, "only these roles: "+job.RoleNames())
 	flags.StringSliceVar(&f.reasons, "reason-code", nil, "only these reasons, for example llm_bad_request")
 	flags.DurationVar(&f.since, "since", 0, "only those of this long ago at most, for example 2h")
 	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roleNames(), cobra.ShellCompDirectiveNoFileComp))

@@ -130,7 +130,7 @@ type selection struct {
 // selectionFlags adds --role, --user, --project and --since.
 func selectionFlags(cmd *cobra.Command, s *selection) {
 	f := cmd.Flags()
-	f.StringSliceVar(&s.roles, "role", nil, "only these roles: manager, inspector, agent, chat")
+	f.StringSliceVar(&s.roles, "role", nil, "only these roles: "+job.RoleNames())
 	f.StringVar(&s.user, "user", "", "only jobs of this user")
 	f.StringVar(&s.project, "project", "", "only jobs of this project")
 	f.DurationVar(&s.since, "since", 0, "only jobs that ended this long ago at most, for example 2h (open ones always count)")

@@ -42,7 +42,7 @@ func newWorker() *cobra.Command {
 	var queues []string
 	cmd := &cobra.Command{
 		Use:   "worker",
-		Short: "Serve task queues: workflows, manager, inspector, agent, chat",
+		Short: "Serve task queues: " + strings.Join(worker.Queues(), ", "),
 		Example: `  executor worker                              # all queues
   executor worker --queues agent               # one role, to scale it on its own
   executor worker --queues workflows,manager`,

@@ -71,7 +71,7 @@ func newSubmit() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&role, "role", "", "manager, inspector, agent or chat")
+	flags.StringVar(&role, "role", "", "one of "+job.RoleNames())
 	flags.StringVar(&j.Task, "task", "", "what to do; for chat: the message")
 	flags.StringVar(&j.Payload, "payload", "", "payload; for the inspector: the code")
 	flags.StringVar(&j.ID, "job-id", "", "job id (default: a random one)")

@@ -329,15 +329,11 @@ func (l *loader) duration(variable string, value, low, high time.Duration) {
 
 func (l *loader) checkNumbers(c *Config) {
 	const maxJobs, maxTokens = 100_000, 10_000_000
-	l.number("MAX_MANAGER", c.MaxManager, 0, maxJobs)
-	l.number("MAX_INSPECTOR", c.MaxInspector, 0, maxJobs)
-	l.number("MAX_AGENT", c.MaxAgent, 0, maxJobs)
-	l.number("MAX_CHAT", c.MaxChat, 0, maxJobs)
+	for _, r := range c.perRole() {
+		l.number(r.variable("MAX_"), r.max, 0, maxJobs)
+		l.number(r.variable("MAX_TOKENS_"), r.maxTokens, 1, maxTokens)
+	}
 	l.number("MAX_TOTAL", c.MaxTotal, 0, maxJobs)
-	l.number("MAX_TOKENS_MANAGER", c.MaxTokensManager, 1, maxTokens)
-	l.number("MAX_TOKENS_INSPECTOR", c.MaxTokensInspector, 1, maxTokens)
-	l.number("MAX_TOKENS_AGENT", c.MaxTokensAgent, 1, maxTokens)
-	l.number("MAX_TOKENS_CHAT", c.MaxTokensChat, 1, maxTokens)
 	l.number("BRIDGE_MAX_IN_FLIGHT", c.BridgeMaxInFlight, 1, maxJobs)
 	l.number("DB_PORT", c.DBPort, 1, 65535)
 }
@@ -371,11 +367,10 @@ func (l *loader) checkNames(c *Config) {
 	}
 	l.name("CONSUMER_GROUP", c.ConsumerGroup)
 	l.name("CONSUMER_NAME", c.ConsumerName)
-	l.name("MODEL_MANAGER", c.ModelManager)
-	l.name("MODEL_INSPECTOR", c.ModelInspector)
-	l.name("MODEL_AGENT", c.ModelAgent)
-	if c.ModelChat != "" {
-		l.name("MODEL_CHAT", c.ModelChat)
+	for _, r := range c.perRole() {
+		if r.model != "" || !r.optionalModel() {
+			l.name(r.variable("MODEL_"), r.model)
+		}
 	}
 	l.name("DEFAULT_MODEL", c.DefaultModel)
 	models := c.ChatModels[:0:0]
@@ -405,17 +400,9 @@ func (l *loader) checkAddresses(c *Config) {
 // old executor ran one job at a time whatever MAX_* said.
 func limitWarning(c Config) string {
 	var unlimited []string
-	for _, limit := range []struct {
-		variable string
-		value    int
-	}{
-		{"MAX_MANAGER", c.MaxManager},
-		{"MAX_INSPECTOR", c.MaxInspector},
-		{"MAX_AGENT", c.MaxAgent},
-		{"MAX_CHAT", c.MaxChat},
-	} {
-		if limit.value == 0 {
-			unlimited = append(unlimited, limit.variable)
+	for _, r := range c.perRole() {
+		if r.max == 0 {
+			unlimited = append(unlimited, r.variable("MAX_"))
 		}
 	}
 	if len(unlimited) == 0 || c.MaxTotal > 0 {

@@ -54,13 +54,12 @@ func (c Config) Bridge() bridge.Config {
 // Worker returns the settings of the workers, without queues, which the command
 // line names.
 func (c Config) Worker() worker.Config {
+	slots := make(map[job.Role]int)
+	for _, r := range c.perRole() {
+		slots[r.role] = r.max
+	}
 	return worker.Config{
-		Slots: map[job.Role]int{
-			job.Manager:   c.MaxManager,
-			job.Inspector: c.MaxInspector,
-			job.Agent:     c.MaxAgent,
-			job.Chat:      c.MaxChat,
-		},
+		Slots:        slots,
 		Unlimited:    c.BridgeMaxInFlight,
 		Total:        c.MaxTotal,
 		DrainTimeout: c.DrainTimeout,
@@ -69,21 +68,15 @@ func (c Config) Worker() worker.Config {
 
 // Roles returns what role activities look up: models, token limits, durations.
 func (c Config) Roles() activities.Config {
+	models, maxTokens := make(map[job.Role]string), make(map[job.Role]int)
+	for _, r := range c.perRole() {
+		models[r.role], maxTokens[r.role] = r.model, r.maxTokens
+	}
 	return activities.Config{
-		Models: map[job.Role]string{
-			job.Manager:   c.ModelManager,
-			job.Inspector: c.ModelInspector,
-			job.Agent:     c.ModelAgent,
-			job.Chat:      c.ModelChat,
-		},
+		Models:       models,
 		DefaultModel: c.DefaultModel,
 		ChatModels:   slices.Clone(c.ChatModels),
-		MaxTokens: map[job.Role]int{
-			job.Manager:   c.MaxTokensManager,
-			job.Inspector: c.MaxTokensInspector,
-			job.Agent:     c.MaxTokensAgent,
-			job.Chat:      c.MaxTokensChat,
-		},
+		MaxTokens:    maxTokens,
 		LLMTimeout:   c.LLMTimeout,
 		DrainTimeout: c.DrainTimeout,
 		RetryFor:     c.RetryFor,
@@ -111,7 +104,10 @@ func (c Config) HTTP() telemetry.HTTPConfig {
 
 // Metrics returns the models that become labels: all that are configured.
 func (c Config) Metrics() telemetry.MetricsConfig {
-	models := append([]string{c.ModelManager, c.ModelInspector, c.ModelAgent, c.ModelChat, c.DefaultModel}, c.ChatModels...)
+	models := append([]string{c.DefaultModel}, c.ChatModels...)
+	for _, r := range c.perRole() {
+		models = append(models, r.model)
+	}
 	slices.Sort(models)
 	models = slices.DeleteFunc(slices.Compact(models), func(m string) bool { return m == "" || m == "*" })
 	return telemetry.MetricsConfig{Models: models}

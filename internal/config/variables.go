@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/nodpt/executor/internal/codec"
+	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/llm"
 	"github.com/nodpt/executor/internal/store"
 	"github.com/nodpt/executor/internal/stream"
@@ -45,6 +46,16 @@ func Variables() []Variable {
 		all = append(all, v)
 	}
 
+	// The first of the roles is explained, the others refer to it.
+	perRole := func(prefix, meaning string) {
+		for i, r := range job.Roles() {
+			if i > 0 {
+				meaning = "same for %s jobs"
+			}
+			add(variableOf(prefix, r), fmt.Sprintf(meaning, r))
+		}
+	}
+
 	group = "Redis"
 	add("REDIS_CONNECTION", "`host:port`, a `redis://` or `rediss://` URL, or StackExchange.Redis syntax (`host:port,password=…,ssl=true`)", both)
 	add("REDIS_URL", "same forms; wins over `REDIS_CONNECTION`", both)
@@ -56,10 +67,7 @@ func Variables() []Variable {
 	add("CHAT_LIST", "legacy Redis list of chat jobs; set but empty: off")
 
 	group = "Limits"
-	add("MAX_MANAGER", "manager jobs at once per worker process; 0 = unlimited (`BRIDGE_MAX_IN_FLIGHT`)")
-	add("MAX_INSPECTOR", "same for inspector jobs")
-	add("MAX_AGENT", "same for agent jobs")
-	add("MAX_CHAT", "same for chat jobs")
+	perRole("MAX_", "%s jobs at once per worker process; 0 = unlimited (`BRIDGE_MAX_IN_FLIGHT`)")
 	add("MAX_TOTAL", "jobs at once over all roles and all processes; 0 = unlimited")
 
 	group = "LLM"
@@ -67,16 +75,16 @@ func Variables() []Variable {
 	add("LLM_API_KEY", "bearer token", both)
 	add("OPENAI_API_KEY", "used when `LLM_API_KEY` is unset", both)
 	add("LLM_TIMEOUT", "one call, 1s to 24h")
-	add("MODEL_MANAGER", "model of manager jobs")
-	add("MODEL_INSPECTOR", "model of inspector jobs")
-	add("MODEL_AGENT", "model of agent jobs")
-	add("MODEL_CHAT", "model of chat jobs that name neither a model nor a node level; unset: `DEFAULT_MODEL`")
+	for _, r := range job.Roles() {
+		meaning := fmt.Sprintf("model of %s jobs", r)
+		if r == job.Chat {
+			meaning += " that name neither a model nor a node level; unset: `DEFAULT_MODEL`"
+		}
+		add(variableOf("MODEL_", r), meaning)
+	}
 	add("DEFAULT_MODEL", "model where nothing else names one")
 	add("CHAT_MODELS", "models that chat entries may name, separated by commas; `*` = any")
-	add("MAX_TOKENS_MANAGER", "longest answer of a manager job, in tokens")
-	add("MAX_TOKENS_INSPECTOR", "same for inspector jobs")
-	add("MAX_TOKENS_AGENT", "same for agent jobs")
-	add("MAX_TOKENS_CHAT", "same for chat jobs")
+	perRole("MAX_TOKENS_", "longest answer of a %s job, in tokens")
 	add("RETRY_FOR", "how long a job is retried, counted from its first failure, before it fails for good")
 
 	group = "Results"

@@ -8,6 +8,7 @@ package job
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -32,7 +33,16 @@ func ParseRole(name string) (Role, error) {
 	if r := Role(name); slices.Contains(Roles(), r) {
 		return r, nil
 	}
-	return "", fmt.Errorf("unknown role %.40q: use manager, inspector, agent or chat", name)
+	return "", fmt.Errorf("unknown role %.40q: use one of %s", name, RoleNames())
+}
+
+// RoleNames lists the names of all roles for people, separated by commas.
+func RoleNames() string {
+	var names []string
+	for _, r := range Roles() {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, ", ")
 }
 
 // Stream is the Redis stream the role's jobs arrive on, for example jobs:agent.
