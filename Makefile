@@ -14,13 +14,6 @@ BIN     := $(CURDIR)/bin
 TOOLS   := $(BIN)/tools
 RESULTS := $(CURDIR)/build/results
 
-# -buildvcs=false: the version is stamped below, and a checkout owned by another
-# user (containers) would fail otherwise.
-LDFLAGS      := -s -w -X main.version=$(VERSION)
-# -gcflags: reflection keeps all of go-redis's 500 commands in the binary; not
-# inlining into them makes it 2 MB smaller, and each waits for a network anyway.
-BUILD_FLAGS  := -buildvcs=false -trimpath -gcflags=github.com/redis/go-redis/v9=-l -ldflags "$(LDFLAGS)"
-
 # Build, test and vet the nested module in the same way, or each of them compiles
 # a Temporal server of its own. Tests leave vetting to `make lint`, because it
 # looks at every package of that server as well.
@@ -81,7 +74,7 @@ dev: build build-devstack ## the same stack, staying up until Ctrl-C
 	$(BIN)/devstack dev --executor $(BIN)/executor $(ARGS)
 
 build: ## bin/executor, static and stripped
-	CGO_ENABLED=0 $(GO) build $(BUILD_FLAGS) -o $(BIN)/executor ./cmd/executor
+	GO="$(GO)" scripts/build $(BIN)/executor "$(VERSION)"
 
 build-devstack: $(BIN)/devstack ## bin/devstack (the first build compiles a Temporal server: 3 to 5 minutes)
 

@@ -173,11 +173,9 @@ func buildCache(t *testing.T) string {
 	caches, err := os.UserCacheDir()
 	require.NoError(t, err)
 	cache := filepath.Join(caches, "nodpt-executor", "image-build")
-	dockerfile := strings.ReplaceAll(string(read(t, filepath.Join(root, "deploy", "Dockerfile"))), "\\\n", "")
-	command := regexp.MustCompile(`(?m)^RUN (.* go build .*) -o /out/executor (\S+)`).FindStringSubmatch(dockerfile)
-	require.NotEmpty(t, command, "the Dockerfile has no such line")
-	run(t, []string{"GOCACHE=" + cache, "GOFLAGS=", "DIR=" + root, "OUT=" + filepath.Join(t.TempDir(), "executor")},
-		"sh", "-ec", `cd "$DIR" && `+command[1]+` -o "$OUT" `+command[2])
+	dockerfile := string(read(t, filepath.Join(root, "deploy", "Dockerfile")))
+	require.Regexp(t, `(?m)^RUN scripts/build /out/executor `, dockerfile)
+	run(t, []string{"GOCACHE=" + cache, "GOFLAGS="}, filepath.Join(root, "scripts", "build"), filepath.Join(t.TempDir(), "executor"), "dev")
 	return cache
 }
 
