@@ -214,9 +214,15 @@ func (a *attempt) ask(ctx context.Context) (llm.Answer, error) {
 // for the inspector the JSON object {"code": payload, "task": task} with both as
 // they came, without HTML escaping.
 func Prompt(j job.Job) string {
-	if j.Role != job.Inspector {
+	switch j.Role {
+	case job.Inspector:
+		return inspectorPrompt(j)
+	default:
 		return j.Task
 	}
+}
+
+func inspectorPrompt(j job.Job) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)

@@ -178,8 +178,8 @@ func TestSelectedQueues(t *testing.T) {
 	r := &record{}
 	p := newTestPool(t, r, Config{Queues: []string{"chat", "workflows", "chat"}}, nil)
 	require.Len(t, p.components, 2)
-	_, err := NewPool(Config{Queues: []string{"painter"}}, nil, p.components, nil, nil, nil)
-	require.ErrorContains(t, err, "painter")
+	_, err := NewPool(Config{Queues: []string{"cook"}}, nil, p.components, nil, nil, nil)
+	require.ErrorContains(t, err, "cook")
 	require.ErrorContains(t, err, "--queues")
 	_, err = NewPool(Config{Queues: []string{"agent"}}, nil, p.components, nil, nil, nil)
 	require.Error(t, err, "a known queue without a component")
