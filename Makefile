@@ -82,7 +82,7 @@ $(BIN)/devstack: $(DEVSTACK_SOURCES)
 	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ .
 
 ##@ Test it
-.PHONY: test test-unit test-e2e test-stores test-ollama test-temporal-cli compose-smoke histories fuzz executor-race executor-chaos chaos chaos-short
+.PHONY: test test-unit test-e2e test-stores test-ollama test-browser test-temporal-cli compose-smoke histories fuzz executor-race executor-chaos chaos chaos-short
 test: test-unit test-e2e ## all tests of both modules, installing what they need
 
 test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
@@ -102,6 +102,11 @@ test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and Maria
 test-ollama: $(GOTESTSUM) $(OLLAMA) executor-race ## all roles against a real Ollama server with a tiny model
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race scripts/test-ollama
+
+test-browser: $(GOTESTSUM) executor-race ## Chromium in Temporal's Web UI; UPDATE_IMAGES=1 takes the pictures of docs/images
+	@scripts/need cc redis-server chromium
+	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race \
+		scripts/test browser cmd/devstack -vet=off -tags browser -run '^TestBrowser' ./internal/e2e
 
 test-temporal-cli: $(GOTESTSUM) $(TEMPORAL_CLI) executor-race ## failed jobs retried by the real Temporal CLI
 	@scripts/need cc redis-server
@@ -145,7 +150,7 @@ lint: $(GOLANGCI) $(WORKFLOWCHECK) ## linters, workflow determinism, forbidden s
 	$(GO) vet -tags failpoints ./...
 	$(GOLANGCI) run --build-tags compose ./deploy/...
 	$(WORKFLOWCHECK) ./workflows/...
-	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record,chaos,temporalcli ./...
+	cd cmd/devstack && $(DEVSTACK_GO) vet -tags ollama,record,chaos,temporalcli,browser ./...
 
 fmt: $(GOLANGCI) ## format the code of both modules
 	$(GOLANGCI) fmt

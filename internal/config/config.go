@@ -61,7 +61,7 @@ type Config struct {
 	DBUser      string `env:"DB_USER"`
 	DBPassword  string `env:"DB_PASSWORD" json:"-"`
 
-	TemporalUIURL string `env:"TEMPORAL_UI_URL" envDefault:"http://localhost:8233"`
+	TemporalUIURL string `env:"TEMPORAL_UI_URL" envDefault:"http://127.0.0.1:8233"`
 	AllowInsecure bool   `env:"ALLOW_INSECURE" envDefault:"0"`
 
 	EncryptionKeys string `env:"ENCRYPTION_KEYS" json:"-"`

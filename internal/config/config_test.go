@@ -96,7 +96,7 @@ func TestDefaults(t *testing.T) {
 			require.Equal(t, telemetry.HTTPConfig{Addr: "127.0.0.1:9090"}, c.HTTP())
 			require.Equal(t, []string{"trt-llm-agent", "trt-llm-inspector", "trt-llm-manager"}, c.Metrics().Models)
 			require.Equal(t, 80*time.Second, c.StopTimeout())
-			require.Equal(t, "http://localhost:8233", c.TemporalUIURL)
+			require.Equal(t, "http://127.0.0.1:8233", c.TemporalUIURL)
 		})
 	}
 }

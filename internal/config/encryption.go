@@ -47,7 +47,7 @@ func (l *loader) checkEncryption(c *Config) {
 	given := c.CodecOrigin
 	c.CodecOrigin = originOf(given)
 	if u, err := url.Parse(given); c.CodecOrigin == "" || err != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		l.mistake("CODEC_ORIGIN", "must be one origin as browsers send it, for example http://localhost:8233")
+		l.mistake("CODEC_ORIGIN", "must be one origin as browsers send it, for example http://127.0.0.1:8233")
 	}
 }
 

@@ -76,7 +76,7 @@ func TestCodecServer(t *testing.T) {
 		env  environ
 		want codec.ServerConfig
 	}{
-		{"defaults", nil, codec.ServerConfig{Addr: "127.0.0.1:8234", Origin: "http://localhost:8233"}},
+		{"defaults", nil, codec.ServerConfig{Addr: "127.0.0.1:8234", Origin: "http://127.0.0.1:8233"}},
 		{
 			"all set",
 			environ{"CODEC_ADDR": "[::1]:1", "CODEC_TOKEN": token, "CODEC_ORIGIN": "HTTPS://UI.example.com:443/", "TEMPORAL_UI_URL": "http://other"},

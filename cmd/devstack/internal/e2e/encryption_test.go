@@ -269,11 +269,11 @@ func (b *bundle) requireDecodable(jobs []markedJob) {
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodOptions, "http://"+address+"/"+token+"/decode", nil)
 	require.NoError(b.T, err)
-	req.Header.Set("Origin", "http://localhost:8233")
+	req.Header.Set("Origin", "http://127.0.0.1:8233")
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(b.T, err)
 	require.NoError(b.T, resp.Body.Close())
-	require.Equal(b.T, "http://localhost:8233", resp.Header.Get("Access-Control-Allow-Origin"), "the default UI")
+	require.Equal(b.T, "http://127.0.0.1:8233", resp.Header.Get("Access-Control-Allow-Origin"), "the default UI")
 	b.Stop(server)
 }
 
