@@ -91,7 +91,7 @@ test-unit: $(GOTESTSUM) ## tests of the root module, under the race detector
 	CGO_ENABLED=1 scripts/test failpoints . -race -tags failpoints $(FAILPOINT_TESTS)
 
 test-e2e: $(GOTESTSUM) executor-race ## the built binary against a real Temporal server and a real Redis
-	@scripts/need cc redis-server postgres
+	@scripts/need cc redis-server postgres sqlite3
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race scripts/test e2e cmd/devstack -vet=off -timeout 20m ./...
 
 test-stores: $(GOTESTSUM) ## the result store's suite on real Postgres and MariaDB servers

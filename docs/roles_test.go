@@ -52,7 +52,7 @@ func checkout(t *testing.T) string {
 			continue // deleted, and not committed yet
 		}
 		require.NoError(t, err)
-		content, err := os.ReadFile(filepath.Join(root, name)) //nolint:gosec // G304: a file of this repository
+		content, err := os.ReadFile(filepath.Join(root, name))
 		require.NoError(t, err)
 		to := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(to), 0o750))
@@ -64,7 +64,7 @@ func checkout(t *testing.T) string {
 
 func in(t *testing.T, dir, stdin, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...) //nolint:gosec // G204: what the page says
+	cmd := exec.CommandContext(t.Context(), name, args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
 	output, err := cmd.CombinedOutput()

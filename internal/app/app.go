@@ -84,9 +84,13 @@ func Run(ctx context.Context, cfg config.Config, kind Kind) (int, error) {
 	if err := a.Err(); err != nil {
 		return 2, fmt.Errorf("cannot be set up: %w", dig.RootCause(err))
 	}
+	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := a.Start(ctx); err != nil {
+		if asked.Err() != nil {
+			return 0, nil // told to stop while it started: what had started is stopped again
+		}
 		// Start hooks wait for nobody; what can fail is a setting.
 		return 2, fmt.Errorf("cannot start: %w", dig.RootCause(err))
 	}

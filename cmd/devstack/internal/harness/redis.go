@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -123,6 +124,11 @@ func (b *Bundle) RedisConnection(address string) string { return login(address, 
 // OperatorConnection is what a person at the command line uses, for example to
 // submit a job, which the user of a running executor may not.
 func (b *Bundle) OperatorConnection() string { return login(b.RedisServer.Address(), redisOperator) }
+
+// AdminURL is what redis-cli takes to do anything at all.
+func (b *Bundle) AdminURL() string {
+	return (&url.URL{Scheme: "redis", User: url.UserPassword(redisAdmin, redisPassword(redisAdmin)), Host: b.RedisServer.Address()}).String()
+}
 
 func login(address, user string) string {
 	return address + ",user=" + user + ",password=" + redisPassword(user)

@@ -1,0 +1,64 @@
+package docs
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestEveryCommandIsExecuted fails for a command line in the README or on a page
+// that no test executes. What executes which program:
+//
+//	executor, redis-cli, Redis commands, …   TestDocumentedCommands, end to end
+//	docker compose                           make compose-smoke, on an engine
+//	temporal                                 make test-temporal-cli
+//	make                                     .ci/run, as below
+//	the rest                                 tests of the page, see elsewhere
+func TestEveryCommandIsExecuted(t *testing.T) {
+	t.Parallel()
+	endToEnd := []string{"executor", "bin/executor", "redis-cli", "XACK", "XGROUP", "XPENDING", "XTRIM", "curl", "sqlite3", "openssl", "printf"}
+	elsewhere := map[string][]string{
+		"docs/roles.md":          {"UPDATE_DOCS=1", "sed"},           // TestAddingARole
+		"deploy/redis/README.md": {"[", "sed", "mv", "redis-server"}, // TestRedisPasswordCommand, TestRedisConfiguration
+		"docs/observability.md":  {"promtool"},                       // here
+		"CONTRIBUTING.md":        {"go", "bash"},                     // here; the other is what runs all this
+	}
+	for line := range strings.Lines(in(t, "..", "", "scripts/documented")) {
+		place, command, found := strings.Cut(strings.TrimSpace(line), "\t")
+		require.True(t, found, line)
+		page, _, _ := strings.Cut(place, ":")
+		switch program := strings.Fields(command)[0]; {
+		case program == "make":
+			makes(t, place, command)
+		case slices.Contains(endToEnd, program), strings.HasPrefix(command, "docker compose "), program == "temporal":
+		case program == "promtool", program == "go":
+			in(t, "..", "", "sh", "-euc", command)
+		default:
+			require.Contains(t, elsewhere[page], program, "%s: no test executes: %s", place, command)
+		}
+	}
+}
+
+// makes checks a call of make: .ci/run makes the target, or make at least knows
+// how to, for what takes hours, needs a person, or changes the repository.
+func makes(t *testing.T, place, command string) {
+	t.Helper()
+	ci, err := os.ReadFile("../.ci/run")
+	require.NoError(t, err)
+	target := strings.Fields(command)[1]
+	if regexp.MustCompile(`(?m)^ *step .* make ` + regexp.QuoteMeta(target) + `( |$)`).Match(ci) {
+		return
+	}
+	known := []string{
+		"test-unit", "test-e2e", // both are part of test
+		"build", "dev", // the first is part of demo; scripts/try uses the second
+		"executor-chaos", "chaos", // the first is part of chaos-short, which is a part of the second
+		"histories", "tidy", // these change files that are checked otherwise
+	}
+	require.Contains(t, known, target, "%s: .ci/run does not make it", place)
+	in(t, "..", "", "sh", "-euc", strings.Replace(command, "make ", "make --dry-run ", 1))
+}
