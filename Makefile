@@ -111,7 +111,7 @@ test-browser: $(GOTESTSUM) executor-race ## Chromium in Temporal's Web UI; UPDAT
 test-temporal-cli: $(GOTESTSUM) $(TEMPORAL_CLI) executor-race ## failed jobs retried by the real Temporal CLI
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race TEMPORAL_CLI=$(TEMPORAL_CLI) \
-		scripts/test temporal-cli cmd/devstack -vet=off -tags temporalcli -run '^TestRetryByTheTemporalCLI$$' ./internal/e2e
+		scripts/test temporal-cli cmd/devstack -vet=off -tags temporalcli -run 'TheTemporalCLI$$' ./internal/e2e
 
 compose-smoke: $(GOTESTSUM) $(COMPOSE) build-devstack ## docker-compose.yml on a Docker engine; one is started where none answers
 	@scripts/need redis-server postgres promtool

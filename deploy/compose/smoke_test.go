@@ -72,8 +72,10 @@ func TestComposeLosesNothing(t *testing.T) { //nolint:paralleltest // the only t
 	s.step(t, "restart redis and temporal", func() { s.restart(t) })
 	s.step(t, "metrics", func() { s.metrics(t) })
 	s.step(t, "down and up", func() { s.downAndUp(t) })
+	s.step(t, "documented commands", func() { s.documented(t) })
 	s.step(t, "books", func() { s.books(t) })
 	s.nodpt(t)
+	s.step(t, "beside a NodPT", func() { s.joins(t) })
 }
 
 func (*smoke) step(t *testing.T, name string, do func()) {

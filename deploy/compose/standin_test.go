@@ -69,7 +69,7 @@ func standIn(t *testing.T, name string) *image {
 	switch repository {
 	case "redis":
 		return &image{
-			programs: []string{"sh", "cp", "mv", "sed", "cut", "sha256sum", "redis-server", "redis-cli"},
+			programs: []string{"sh", "cp", "mv", "sed", "cut", "sha256sum", "tar", "redis-server", "redis-cli"},
 			dirs:     []dir{{"data", 999, 1000, 0o755}},
 			changes:  []string{"WORKDIR /data"},
 		}
@@ -78,7 +78,7 @@ func standIn(t *testing.T, name string) *image {
 		lib := filepath.Dir(bin)
 		share := filepath.Join("/usr/share/postgresql", filepath.Base(lib))
 		programs := []string{"sh", "rm"}
-		for _, program := range []string{"postgres", "initdb", "pg_isready", "psql"} {
+		for _, program := range []string{"postgres", "initdb", "pg_dump", "pg_isready", "psql"} {
 			programs = append(programs, filepath.Join(bin, program))
 		}
 		return &image{

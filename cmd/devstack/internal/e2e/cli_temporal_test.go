@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -32,6 +33,36 @@ func (b *bundle) temporal(args ...string) string {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	require.NoError(b.T, cmd.Run(), "%v\n%s", args, out.String())
 	return out.String()
+}
+
+// TestDocumentedCommandsOfTheTemporalCLI executes the lines of all pages.
+func TestDocumentedCommandsOfTheTemporalCLI(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.Start(nil, "run")
+	for i, c := range documented(t, "temporal") {
+		id := fmt.Sprintf("documented-%d", i)
+		b.Submit("agent", "jobId", id, "userId", "u1", "task", "!fail 400 x1 "+harness.Text("task"))
+		require.Equal(t, "error", b.Update(id, 1)["Type"])
+		b.Settled("agent")
+		b.Visible(1, "WorkflowType='JobWorkflow' AND ExecutionStatus='Failed' AND WorkflowId='job:agent:"+id+"'")
+		line := strings.NewReplacer(" ID ", " job:agent:"+id+" ", "--namespace default", "").Replace(c.text)
+		// The CLI itself, with where to find this bundle's server.
+		b.T.Logf("%s: %s\n%s", c.place, line, b.temporalLine(line))
+		if strings.Contains(line, " reset ") {
+			b.healed("agent", id, 2)
+		}
+	}
+}
+
+// temporalLine runs a line that begins with `temporal`, quoted for a shell.
+func (b *bundle) temporalLine(line string) string {
+	b.T.Helper()
+	words := exec.CommandContext(b.T.Context(), "sh", "-euc", `for word in "$@"; do printf '%s\n' "$word"; done`, "sh")
+	words.Args[2] = "set -- " + strings.TrimPrefix(line, "temporal ") + "; " + words.Args[2]
+	output, err := words.Output()
+	require.NoError(b.T, err, line)
+	return b.temporal(strings.Split(strings.TrimSuffix(string(output), "\n"), "\n")...)
 }
 
 // TestRetryByTheTemporalCLI resets one run, then all that a query finds, twice.
