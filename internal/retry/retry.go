@@ -174,7 +174,7 @@ func (r *Retrier) one(ctx context.Context, row job.Row) (Result, error) {
 	case run.Open:
 		return Result{Action: Running, RunID: run.RunID}, nil
 	case row.Status == "":
-		return cannot("its run has ended, and there is no row of it yet: is a bridge running? It writes the row within 15 s"), nil
+		return cannot("its run has ended and it has no row: a bridge writes that of a terminated run within 15 s; if rows were lost: executor dlq replay --unresolved"), nil
 	}
 
 	req := Request{ID: requestID(row, run), Reason: r.Options.Reason, Override: r.Options.Override}

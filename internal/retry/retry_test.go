@@ -72,7 +72,7 @@ func TestOne(t *testing.T) {
 			row: rowless,
 			want: Result{
 				Action: Cannot,
-				Reason: "its run has ended, and there is no row of it yet: is a bridge running? It writes the row within 15 s",
+				Reason: "its run has ended and it has no row: a bridge writes that of a terminated run within 15 s; if rows were lost: executor dlq replay --unresolved",
 			},
 		},
 		"unknown": {
