@@ -24,14 +24,20 @@ func (b *bundle) command(env map[string]string, args ...string) output {
 	b.T.Helper()
 	ctx, cancel := context.WithTimeout(b.T.Context(), harness.Patience)
 	defer cancel()
-	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, shared.binary, args...) //nolint:gosec // G204: the binary under test
 	cmd.Dir, cmd.Env = b.Dir, b.Env(env)
+	return ended(b.T, cmd)
+}
+
+// ended runs a command to its end.
+func ended(t *testing.T, cmd *exec.Cmd) output {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
-		require.NoError(b.T, err)
+		require.NoError(t, err)
 	}
 	return output{stdout: stdout.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
 }

@@ -159,18 +159,6 @@ func (s *shell) failed() string {
 	return id
 }
 
-func ended(t *testing.T, cmd *exec.Cmd) output {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		require.NoError(t, err)
-	}
-	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
-}
-
 // interrupted is Ctrl-C once the command has said something.
 func interrupted(t *testing.T, cmd *exec.Cmd) output {
 	t.Helper()
