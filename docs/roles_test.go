@@ -32,6 +32,7 @@ func TestAddingARole(t *testing.T) {
 	in(t, dir, "", "go", "vet", "./...")
 	in(t, dir, "", "go", "test", "./internal/job", "./worker", "./workflows")
 	in(t, dir, "", "go", "test", "./internal/stream", "-run", "TestTheShipped")
+	in(t, dir, "", "go", "test", "./cmd/executor", "-run", "TestScripts/usage")
 	in(t, dir, "", "go", "test", "./deploy", "-run", "TestComposeServesEveryQueue|TestPrometheusScrapesEveryProcess")
 	in(t, dir, "", "go", "build", "-buildvcs=false", "-o", "executor", "./cmd/executor")
 	require.Contains(t, in(t, dir, "", "./executor", "submit", "--help"), "painter")

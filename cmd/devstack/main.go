@@ -153,7 +153,7 @@ Submit a job, and read what comes back:
   redis-cli -p %[7]s XREVRANGE signalr:updates + - COUNT 1
 
 Run another worker on this stack:
-  ( . %[8]s && %[9]s worker --queues agent )
+  ( . %[8]s && HTTP_ADDR=127.0.0.1:0 %[9]s worker --queues agent )
 
 Ctrl-C stops everything. What is not finished goes on at the next start.
 `, s.UI(), s.TemporalAddress(), s.RedisAddress(), s.HTTPAddress(), llm, s.Logs(), port, s.EnvFile(), s.Executor())

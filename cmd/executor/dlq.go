@@ -29,6 +29,7 @@ Every job that failed and every entry that could not be read leaves its entry in
 or has failed once more since, which left another one. Of an entry that could not
 be read it is resolved when the job it names is completed through a later entry.`,
 		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }, // or cobra would take any word
 	}
 	cmd.AddCommand(newDLQList(), newDLQShow(), newDLQReplay(), newDLQPurge())
 	return cmd

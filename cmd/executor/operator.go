@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
 	"github.com/nodpt/executor/internal/app"
@@ -89,6 +91,9 @@ func (o *operator) redis(ctx context.Context) (*stream.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := c.Ping(ctx); err != nil {
+		if errors.Is(err, stream.ErrUnavailable) {
+			err = fmt.Errorf("start Redis or set REDIS_CONNECTION: %w", err)
+		}
 		return nil, &exitError{exitUnreachable, err}
 	}
 	return c, nil
@@ -104,9 +109,14 @@ func (o *operator) temporal(ctx context.Context) (client.Client, string, error) 
 	defer cancel()
 	c, err := client.DialContext(ctx, options)
 	if err != nil {
-		return nil, "", &exitError{exitUnreachable, fmt.Errorf("the Temporal server does not answer at %s: start it or set TEMPORAL_ADDRESS (%w)", options.HostPort, err)}
+		return nil, options.Namespace, &exitError{exitUnreachable, fmt.Errorf("the Temporal server does not answer at %s: start it or set TEMPORAL_ADDRESS (%w)", options.HostPort, err)}
 	}
 	o.closes = append(o.closes, func() error { c.Close(); return nil })
+	_, err = c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: options.Namespace})
+	if _, nowhere := errors.AsType[*serviceerror.NamespaceNotFound](err); nowhere {
+		return nil, options.Namespace, &exitError{exitUnreachable,
+			fmt.Errorf("the Temporal server at %s has no namespace %s: set TEMPORAL_NAMESPACE; executor doctor says more", options.HostPort, options.Namespace)}
+	}
 	return c, options.Namespace, nil
 }
 

@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +20,8 @@ import (
 	"github.com/nodpt/executor/internal/job"
 )
 
-// joinsNodpt tells the line that brings the project up beside a NodPT.
-const joinsNodpt = "deploy/compose.nodpt.yml"
+// joining is the page whose lines bring the project up beside a NodPT.
+const joining = "docs/migration.md"
 
 // documented executes the `docker compose` lines of the README and the pages of
 // docs, in their order, while jobs come and go. In the end all services run.
@@ -31,13 +31,14 @@ func (s *smoke) documented(t *testing.T) {
 	page := ""
 	for i, l := range documented(t) {
 		line, command := l.text, strings.TrimPrefix(l.text, "docker ")
+		if l.page == joining {
+			continue // see joins
+		}
 		if l.page != page { // each page begins with everything running
 			page = l.page
 			s.compose(t, "up", "--detach", "--wait", "--wait-timeout", "120")
 		}
 		switch {
-		case strings.Contains(line, joinsNodpt):
-			continue // see joins
 		case strings.Contains(line, "codec-server"):
 			s.interrupted(t, dir, command)
 			continue
@@ -63,11 +64,11 @@ type shown struct{ page, text string }
 func documented(t *testing.T) []shown {
 	t.Helper()
 	var lines []shown
-	for line := range strings.Lines(run(t, nil, filepath.Join(root, "scripts", "documented"), "docker")) {
+	for line := range strings.Lines(run(t, nil, filepath.Join(root, "scripts", "documented"), "docker", "export")) {
 		place, command, found := strings.Cut(strings.TrimSpace(line), "\t")
 		require.True(t, found, line)
 		page, _, _ := strings.Cut(place, ":")
-		if strings.HasPrefix(command, "docker compose ") {
+		if strings.HasPrefix(command, "docker compose ") || strings.HasPrefix(command, "export ") {
 			lines = append(lines, shown{page, command})
 		}
 	}
@@ -110,11 +111,15 @@ func (s *smoke) interrupted(t *testing.T, dir, line string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a terminal does
 	require.NoError(t, cmd.Start())
 	await(t, time.Minute, "the codec server serves", func() error {
-		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", "127.0.0.1:8234")
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:8234/healthz", nil)
 		if err != nil {
 			return err
 		}
-		return conn.Close()
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		return response.Body.Close() // whatever it says: it is there
 	})
 	require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT))
 	_ = cmd.Wait() // compose says 130 of a container that was interrupted
@@ -138,21 +143,30 @@ func (s *smoke) joins(t *testing.T) {
 	require.NoError(t, err)
 	env := filepath.Join(t.TempDir(), "backend.env")
 	require.NoError(t, os.WriteFile(env, []byte("NODPT_ENV_FILE="+env+"\nMAX_AGENT=7\n"), 0o600))
+	var join, after []string // lines to bring it up, and those of the pages after that
+	for _, l := range documented(t) {
+		switch {
+		case l.page != joining:
+		case len(join) < 2:
+			join = append(join, strings.ReplaceAll(l.text, "backend.env", env))
+		default:
+			after = append(after, l.text)
+		}
+	}
+	require.Len(t, join, 2)
+	require.NotEmpty(t, after)
+	inShell := func(lines ...string) {
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "sh", "-euc", strings.Join(lines, "\n"))
+		cmd.Dir, cmd.Env = dir, s.environ
+		output, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s\n%s", lines, last(string(output), 4000))
+	}
 	defer func() {
-		s.docker(t, "compose", "--env-file", env, "--project-directory", dir, "-f", filepath.Join(dir, "docker-compose.yml"),
-			"-f", filepath.Join(dir, joinsNodpt), "down", "--volumes", "--timeout", "100")
+		inShell(join[0], "docker compose down --volumes --timeout 100")
 		s.docker(t, "rm", "--force", redis, "ollama")
 		s.docker(t, "network", "rm", network)
 	}()
-	for _, l := range documented(t) {
-		if !strings.Contains(l.text, joinsNodpt) {
-			continue
-		}
-		cmd := exec.CommandContext(t.Context(), "sh", "-euc", strings.Replace(l.text, "backend.env", env, 1))
-		cmd.Dir, cmd.Env = dir, s.environ
-		output, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s\n%s", l.text, last(string(output), 4000))
-	}
+	inShell(join...)
 	s.docker(t, "exec", redis, "redis-cli", "-e", "XADD", job.Agent.Stream(), "*", "jobId", "theirs", "userId", "u1", "task", "!echo an answer")
 	await(t, time.Minute, "NodPT hears the answer", func() error {
 		answer, err := s.input(t.Context(), nil, "exec", redis, "redis-cli", "XRANGE", "signalr:updates", "-", "+")
@@ -161,4 +175,5 @@ func (s *smoke) joins(t *testing.T) {
 		}
 		return err
 	})
+	inShell(append(join[:1:1], after...)...)
 }

@@ -84,17 +84,19 @@ func Run(ctx context.Context, cfg config.Config, kind Kind) (int, error) {
 	if err := a.Err(); err != nil {
 		return 2, fmt.Errorf("cannot be set up: %w", dig.RootCause(err))
 	}
-	asked := ctx
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	// A process that is told to stop while it starts does both: fx would leave
+	// half of it running.
+	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
-	if err := a.Start(ctx); err != nil {
-		if asked.Err() != nil {
-			return 0, nil // told to stop while it started: what had started is stopped again
-		}
+	if err := a.Start(starting); err != nil {
 		// Start hooks wait for nobody; what can fail is a setting.
 		return 2, fmt.Errorf("cannot start: %w", dig.RootCause(err))
 	}
-	signaled := <-a.Wait()
+	var signaled fx.ShutdownSignal
+	select {
+	case signaled = <-a.Wait():
+	case <-ctx.Done():
+	}
 	signal.Reset(syscall.SIGINT)
 
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cfg.StopTimeout())

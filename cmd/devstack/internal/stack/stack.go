@@ -218,12 +218,11 @@ func (s *Stack) startLLM(ctx context.Context) error {
 }
 
 // EnvFile is a shell script that sets the environment of this stack's executor,
-// for more executors on the same stack.
+// for commands, and for more executors, which need another HTTP_ADDR.
 func (s *Stack) EnvFile() string { return s.path("env") }
 
 func (s *Stack) writeEnv() error {
 	settings := s.settings()
-	settings["HTTP_ADDR"] = proc.Loopback(0) // any free one
 	var script strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		fmt.Fprintf(&script, "export %s='%s'\n", name, strings.ReplaceAll(settings[name], "'", `'\''`))
