@@ -114,8 +114,10 @@ func (o *operator) temporal(ctx context.Context) (client.Client, string, error) 
 	o.closes = append(o.closes, func() error { c.Close(); return nil })
 	_, err = c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: options.Namespace})
 	if _, nowhere := errors.AsType[*serviceerror.NamespaceNotFound](err); nowhere {
-		return nil, options.Namespace, &exitError{exitUnreachable,
-			fmt.Errorf("the Temporal server at %s has no namespace %s: set TEMPORAL_NAMESPACE; executor doctor says more", options.HostPort, options.Namespace)}
+		return nil, options.Namespace, &exitError{
+			exitUnreachable,
+			fmt.Errorf("the Temporal server at %s has no namespace %s: set TEMPORAL_NAMESPACE; executor doctor says more", options.HostPort, options.Namespace),
+		}
 	}
 	return c, options.Namespace, nil
 }

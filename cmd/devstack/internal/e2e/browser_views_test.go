@@ -52,8 +52,10 @@ func TestBrowserOpensTheViewsOfTheReadme(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t, nil)
 	b.LLM.Script(map[string]any{"rules": []map[string]any{
-		{"contains": "(refused)", "status": 400}, {"contains": "(refused once)", "times": 1, "status": 400},
-		{"contains": "(refused at first)", "times": 1, "status": 400}, {"contains": "(endless)", "hang": true},
+		{"contains": "(refused)", "status": 400},
+		{"contains": "(refused once)", "times": 1, "status": 400},
+		{"contains": "(refused at first)", "times": 1, "status": 400},
+		{"contains": "(endless)", "hang": true},
 	}})
 	b.Start(nil, "run")
 	submit := func(role, jobID, user, project, text string) {
