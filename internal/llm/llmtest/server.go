@@ -87,6 +87,9 @@ type Stats struct {
 	ByStatus          map[int]int    `json:"by_status"`            // calls per HTTP status sent
 	RunningByModel    map[string]int `json:"running_by_model"`     // calls being answered now
 	MaxRunningByModel map[string]int `json:"max_running_by_model"` // highest of those so far
+	// BusySeconds is the time that calls have spent being answered, added up: over a
+	// second in which three calls run it grows by three.
+	BusySeconds float64 `json:"busy_seconds"`
 }
 
 func newStats() Stats {
@@ -125,6 +128,7 @@ type Server struct {
 	options  Options
 	used     []int // uses per rule
 	stats    Stats
+	counted  time.Time // up to when BusySeconds is counted
 	applied  map[string]int // calls per prompt and directive, for "xN"
 	rng      *rand.Rand
 	changed  chan struct{} // closed and replaced whenever stats change
@@ -167,7 +171,7 @@ func (s *Server) Reset() {
 			fresh.RunningByModel[model], fresh.MaxRunningByModel[model] = n, n
 		}
 	}
-	s.stats = fresh
+	s.stats, s.counted = fresh, time.Now()
 	s.options = s.initial
 	s.options.Rules = slices.Clone(s.initial.Rules)
 	s.used = make([]int, len(s.options.Rules))
@@ -188,7 +192,16 @@ func (s *Server) Release() {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.countBusy()
 	return s.stats.clone()
+}
+
+// countBusy brings BusySeconds up to now. The caller holds the lock, and calls it
+// before the number of running calls changes.
+func (s *Server) countBusy() {
+	now := time.Now()
+	s.stats.BusySeconds += float64(s.stats.Running) * now.Sub(s.counted).Seconds()
+	s.counted = now
 }
 
 // Calls is the number of calls with exactly this prompt.
@@ -399,6 +412,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 func (s *Server) begin(c *call) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.countBusy()
 	st := &s.stats
 	st.Calls++
 	st.Running++
@@ -462,6 +476,7 @@ func (s *Server) decide(model, prompt string) Behavior {
 func (s *Server) end(ctx context.Context, c call, rec *recorder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.countBusy()
 	s.stats.Running--
 	s.stats.RunningByModel[c.model]--
 	if rec.status != 0 {

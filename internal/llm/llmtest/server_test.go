@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -344,7 +345,9 @@ func TestCounters(t *testing.T) {
 	require.NoError(t, err)
 	var got Stats
 	require.NoError(t, json.Unmarshal([]byte(r.body), &got))
-	require.Equal(t, s.Stats(), got)
+	require.Equal(t, s.Stats(), got, "nothing runs, so nothing changes")
+	require.Positive(t, got.BusySeconds)
+	got.BusySeconds = 0
 	require.Equal(t, Stats{
 		Calls: 4, MaxRunning: 1,
 		ByPrompt:          map[string]int{"one": 2, strings.Repeat("é", 100): 1, "!fail 503": 1},
@@ -384,6 +387,29 @@ func TestMaxRunning(t *testing.T) {
 	require.NoError(t, group.Wait())
 	require.NoError(t, s.Await(t.Context(), func(st Stats) bool { return st.Running == 0 }))
 	require.Equal(t, map[string]int{"a": perModel, "b": perModel}, s.Stats().MaxRunningByModel)
+}
+
+func TestBusySeconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer(Options{Behavior: Behavior{LatencyMS: 2000}})
+		var group errgroup.Group
+		for range 3 {
+			group.Go(func() error {
+				r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/chat/completions", strings.NewReader(chatBody("m", "p")))
+				s.ServeHTTP(httptest.NewRecorder(), r)
+				return nil
+			})
+		}
+		<-time.After(time.Second)
+		synctest.Wait()
+		require.InDelta(t, 3.0, s.Stats().BusySeconds, 1e-9, "calls under way count as far as they are")
+		require.NoError(t, group.Wait())
+		<-time.After(time.Minute)
+		require.InDelta(t, 6.0, s.Stats().BusySeconds, 1e-9)
+		s.Reset()
+		require.Zero(t, s.Stats().BusySeconds)
+	})
 }
 
 func TestScript(t *testing.T) {
