@@ -2,6 +2,7 @@ package app
 
 import (
 	"log/slog"
+	"net"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/nodpt/executor/bridge"
 	"github.com/nodpt/executor/internal/codec"
 	"github.com/nodpt/executor/internal/config"
+	"github.com/nodpt/executor/internal/reach"
 	"github.com/nodpt/executor/internal/telemetry"
 )
 
@@ -34,8 +36,19 @@ func TemporalOptions(cfg config.Config, log *slog.Logger, metrics client.Metrics
 	options.FailureConverter = payloads.FailureConverter()
 	options.Logger = telemetry.TemporalLogger(log)
 	options.MetricsHandler = metrics
+	options.ConnectionOptions.GrpcCompression = compression(options.HostPort)
 	options.ConnectionOptions.DialOptions = slices.Concat(options.ConnectionOptions.DialOptions, bridge.DialOptions(), activities.DialOptions())
 	return options, nil
+}
+
+// compression is how requests to the server travel. The SDK compresses them, which
+// costs both ends more time than a network of one's own takes for some kilobytes.
+func compression(hostPort string) client.GrpcCompression {
+	host, _, err := net.SplitHostPort(hostPort)
+	if err != nil || reach.Of(host) == reach.Public {
+		return &client.GrpcCompressionGzip{}
+	}
+	return &client.GrpcCompressionNone{}
 }
 
 // unreadableEvery is how often it is logged that payloads cannot be read.

@@ -81,6 +81,26 @@ func TestTemporalOptions(t *testing.T) {
 	require.ErrorAs(t, off.DataConverter.FromPayload(p, &text), &unreadable)
 }
 
+// What crosses the internet is compressed; what does not is spared the work.
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]client.GrpcCompression{
+		"127.0.0.1:7233":           &client.GrpcCompressionNone{},
+		"temporal:7233":            &client.GrpcCompressionNone{},
+		"10.1.2.3:7233":            &client.GrpcCompressionNone{},
+		"ns.acc.tmprl.cloud:7233":  &client.GrpcCompressionGzip{},
+		"temporal.example.com:443": &client.GrpcCompressionGzip{},
+	} {
+		t.Run(address, func(t *testing.T) {
+			t.Parallel()
+			cfg := load(t, map[string]string{"TEMPORAL_ADDRESS": address, "TEMPORAL_TLS": "true"})
+			options, err := app.TemporalOptions(cfg, slog.New(slog.DiscardHandler), nil)
+			require.NoError(t, err)
+			require.IsType(t, want, options.ConnectionOptions.GrpcCompression)
+		})
+	}
+}
+
 // The SDK does not log which setting is wrong, and may meet the same payload a
 // hundred times a second.
 func TestMissingKeyIsLoggedOnceInAWhile(t *testing.T) {
