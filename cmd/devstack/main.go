@@ -51,6 +51,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&opts.UIPort, "ui-port", 8233, "`port` of the Web UI; likewise")
 	flags.IntVar(&opts.RedisPort, "redis-port", 6379, "`port` of Redis; likewise")
 	flags.IntVar(&opts.HTTPPort, "http-port", 9090, "`port` of the executor's metrics and health; likewise")
+	flags.StringVar(&opts.TemporalPostgres, "postgres", "", "`URL` of a Postgres database for Temporal's state, created if absent together with one\nfor visibility (NAME_visibility); without it a SQLite file in the data directory")
+	flags.IntVar(&opts.TemporalShards, "shards", 0, "`number` of Temporal's history shards, with --postgres; it cannot change later (default 4 for a new database)")
 	flags.Usage = func() {
 		_, _ = io.WriteString(stderr, usage)
 		flags.PrintDefaults()

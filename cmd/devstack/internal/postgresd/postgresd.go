@@ -1,6 +1,7 @@
 // Package postgresd runs a throw-away PostgreSQL server. It exists because a
 // database behind a network can be cut off, slowed down and killed, which the
-// fault suite does, while SQLite cannot.
+// fault suite does, while SQLite cannot, and because Temporal itself runs on it
+// where one machine is not enough.
 package postgresd
 
 import (
@@ -34,6 +35,9 @@ type Config struct {
 	Port    int    // on 127.0.0.1
 	Dir     string // data directory, created
 	LogFile string
+	// Durable makes each commit wait for the disk, as PostgreSQL does by itself,
+	// for measurements. Without it a crash of the machine may lose everything.
+	Durable bool
 }
 
 // Server is a running PostgreSQL.
@@ -61,7 +65,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.Restart(ctx); err != nil {
 		return nil, err
 	}
-	conn, err := pgx.Connect(ctx, s.url(proc.Loopback(cfg.Port), "postgres"))
+	conn, err := pgx.Connect(ctx, s.DatabaseURL(s.Address(), "postgres"))
 	if err == nil {
 		_, err = conn.Exec(ctx, "CREATE DATABASE "+Database)
 		err = errors.Join(err, conn.Close(ctx))
@@ -131,7 +135,7 @@ func (s *Server) create(ctx context.Context) error {
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), //nolint:gosec // G204: a fixed program
 		"--pgdata", s.data(), "--username", userName, "--auth", "scram-sha-256", "--pwfile", secret,
-		"--encoding", "UTF8", "--locale", "C", "--no-sync")
+		"--encoding", "UTF8", "--locale", "C", "--no-sync") // a half-written cluster is not used again
 	cmd.Dir = s.cfg.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -145,13 +149,17 @@ func (s *Server) data() string { return filepath.Join(s.cfg.Dir, "data") }
 // Restart runs the server on its data after it was killed or stopped, and
 // returns when it answers.
 func (s *Server) Restart(ctx context.Context) error {
+	durable := "off"
+	if s.cfg.Durable {
+		durable = "on"
+	}
 	process, err := proc.Start(proc.Spec{
 		Name: "postgres", Path: filepath.Join(s.bin, "postgres"), Owner: s.owner, Dir: s.cfg.Dir,
 		Env: append(os.Environ(), "LC_ALL=C"), LogFile: s.cfg.LogFile,
 		Args: []string{
 			"-D", s.data(), "-p", strconv.Itoa(s.cfg.Port),
 			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-			"-c", "fsync=off", "-c", "full_page_writes=off",
+			"-c", "fsync=" + durable, "-c", "full_page_writes=" + durable, "-c", "synchronous_commit=on",
 		},
 	})
 	if err != nil {
@@ -160,7 +168,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err = process.WaitReady(ctx, func(ctx context.Context) error {
-		conn, err := pgx.Connect(ctx, s.url(proc.Loopback(s.cfg.Port), "postgres"))
+		conn, err := pgx.Connect(ctx, s.DatabaseURL(s.Address(), "postgres"))
 		if err != nil {
 			return err
 		}
@@ -179,9 +187,11 @@ func (s *Server) Address() string { return proc.Loopback(s.cfg.Port) }
 
 // URL of the executor's database, as DATABASE_URL, by way of an address: the
 // server's own or that of a proxy.
-func (s *Server) URL(address string) string { return s.url(address, Database) }
+func (s *Server) URL(address string) string { return s.DatabaseURL(address, Database) }
 
-func (s *Server) url(address, database string) string {
+// DatabaseURL is that of another database, which need not exist: the user may
+// create it.
+func (s *Server) DatabaseURL(address, database string) string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(userName, password), Host: address, Path: "/" + database}
 	return u.String()
 }

@@ -37,6 +37,12 @@ type Options struct {
 
 	TemporalPort, UIPort, RedisPort, HTTPPort int
 
+	// TemporalPostgres is the URL of Temporal's database on a Postgres server, and
+	// TemporalShards the number of its history shards, as in temporald.Config.
+	// Empty: a SQLite file in Data.
+	TemporalPostgres string
+	TemporalShards   int
+
 	// TemporalOnly starts nothing but Temporal and its Web UI.
 	TemporalOnly bool
 	// Strict makes a busy port an error. Otherwise another one is used.
@@ -154,9 +160,13 @@ func (s *Stack) startTemporal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.temporal, err = temporald.Start(ctx, temporald.Config{
-		Port: port, Database: s.path("temporal.db"), LogFile: s.log("temporal"),
-	}, s.opts.Ports)
+	cfg := temporald.Config{
+		Port: port, Postgres: s.opts.TemporalPostgres, Shards: s.opts.TemporalShards, LogFile: s.log("temporal"),
+	}
+	if cfg.Postgres == "" {
+		cfg.Database = s.path("temporal.db")
+	}
+	s.temporal, err = temporald.Start(ctx, cfg, s.opts.Ports)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,8 @@
 // Package temporald runs the real Temporal server inside this process, with
-// its state in one SQLite file. It exists so that a developer and the
-// end-to-end tests have the genuine server without Docker or a download, and it
-// is the reason why the stack is a module of its own: the server alone brings
-// some two hundred modules.
+// its state in one SQLite file, or on a Postgres server, as a larger installation
+// has it. It exists so that a developer and the end-to-end tests have the genuine
+// server without Docker or a download, and it is the reason why the stack is a
+// module of its own: the server alone brings some two hundred modules.
 package temporald
 
 import (
@@ -40,14 +40,21 @@ import (
 const (
 	DefaultNamespace = "default"
 	DefaultRetention = 7 * 24 * time.Hour
+	// DefaultPostgresShards lets that many transactions of history run at a time.
+	DefaultPostgresShards = 4
+	// maxShards keeps a slip of the finger from starting a queue processor for
+	// each of a million.
+	maxShards = 4096
 )
 
 const (
 	host = "127.0.0.1"
-	// clusterName and storeName are written into the database; the names mean
-	// nothing but must not change between two starts.
+	// clusterName is written into the database; it means nothing but must not
+	// change between two starts.
 	clusterName = "active"
-	storeName   = "sqlite"
+	// The names by which the configuration refers to the two stores.
+	mainStore       = "main"
+	visibilityStore = "visibility"
 )
 
 // Config says where the server listens and keeps its state.
@@ -58,6 +65,16 @@ type Config struct {
 	// Database is the path of the SQLite file, created with its schema if
 	// absent. Empty keeps everything in memory.
 	Database string
+	// Postgres, instead of Database, is the URL of a database on a Postgres
+	// server: postgres://user:password@host:port/name. Visibility goes to a second
+	// one, name_visibility. Both are created with their schemas if absent. What the
+	// URL leaves out comes from the PG* variables of the environment; sslmode is
+	// "disable" unless the URL names another.
+	Postgres string
+	// Shards is the number of history shards, on Postgres only: with SQLite, which
+	// has one writer, it is 1. It cannot change once the database is there. Default:
+	// what the database has, DefaultPostgresShards for a new one.
+	Shards int
 	// LogFile receives the server's warnings and errors. It is noisy while
 	// starting and stopping, hence not the terminal.
 	LogFile string
@@ -102,7 +119,7 @@ func Start(ctx context.Context, cfg Config, ports *proc.Ports) (*Server, error) 
 	if !proc.IsFree(ctx, cfg.Port) {
 		return nil, fmt.Errorf("temporal server: port %d is busy", cfg.Port)
 	}
-	db, err := openDatabase(cfg)
+	db, err := openStorage(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("temporal server: %w", err)
 	}
@@ -175,20 +192,48 @@ func Serving(ctx context.Context, address string, namespaces ...string) error {
 	return nil
 }
 
-// openDatabase makes sure that the database has its schema and the namespaces.
-func openDatabase(cfg Config) (*config.SQL, error) {
+// storage is where the server keeps its state.
+type storage struct {
+	main, visibility *config.SQL
+	shards           int
+}
+
+// openStorage makes sure that there is a database with its schema and the
+// namespaces.
+func openStorage(ctx context.Context, cfg Config) (storage, error) {
+	var s storage
+	var err error
+	switch {
+	case cfg.Shards < 0 || cfg.Shards > maxShards:
+		err = fmt.Errorf("%d history shards: at least 1, at most %d", cfg.Shards, maxShards)
+	case cfg.Postgres != "" && cfg.Database != "":
+		err = errors.New("the state is either on Postgres or in a file")
+	case cfg.Postgres != "":
+		s, err = openPostgres(ctx, cfg.Postgres, cfg.Shards)
+	case cfg.Shards > 1:
+		err = errors.New("more than one history shard needs Postgres")
+	default:
+		s, err = openSQLite(cfg.Database)
+	}
+	if err != nil {
+		return storage{}, err
+	}
+	return s, createNamespaces(s.main, cfg)
+}
+
+func openSQLite(database string) (storage, error) {
 	db := &config.SQL{PluginName: sqliteplugin.PluginName}
-	if cfg.Database == "" {
+	if database == "" {
 		// The plugin sets up the schema of a database in memory by itself.
 		db.DatabaseName = "memory" + strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // G404: a name, no secret
 		db.ConnectAttributes = map[string]string{"mode": "memory", "cache": "shared"}
 	} else {
-		path, err := filepath.Abs(cfg.Database)
+		path, err := filepath.Abs(database)
 		if err != nil {
-			return nil, err
+			return storage{}, err
 		}
 		if err := createDatabase(path); err != nil {
-			return nil, err
+			return storage{}, err
 		}
 		db.DatabaseName = uriPath(path)
 		// Attributes that are no URI parameters of SQLite are taken as pragmas.
@@ -196,18 +241,25 @@ func openDatabase(cfg Config) (*config.SQL, error) {
 		// loses nothing, and a crash of the machine at most the last transactions.
 		db.ConnectAttributes = map[string]string{"mode": "rwc", "journal_mode": "wal", "synchronous": "1"}
 	}
+	return storage{main: db, visibility: db, shards: 1}, nil
+}
+
+// createNamespaces writes them into the database, where the server finds them
+// with their search attributes when it starts. The functions are those for
+// SQLite, but nothing in them is particular to it.
+func createNamespaces(db *config.SQL, cfg Config) error {
 	for _, name := range cfg.Namespaces {
 		namespace, err := sqliteschema.NewNamespaceConfig(clusterName, name, false, SearchAttributes())
 		if err != nil {
-			return nil, fmt.Errorf("namespace %s: %w", name, err)
+			return fmt.Errorf("namespace %s: %w", name, err)
 		}
 		namespace.Detail.Config.Retention = durationpb.New(cfg.Retention)
 		// An existing namespace is left as it is.
 		if err := sqliteschema.CreateNamespaces(db, namespace); err != nil {
-			return nil, fmt.Errorf("namespace %s: %w", name, err)
+			return fmt.Errorf("namespace %s: %w", name, err)
 		}
 	}
-	return db, nil
+	return nil
 }
 
 // createDatabase writes a database with an empty schema, unless the file is
@@ -242,7 +294,7 @@ func createDatabase(path string) error {
 // uriPath escapes a path for the file: URI that the plugin builds of it.
 func uriPath(path string) string { return (&url.URL{Path: path}).EscapedPath() }
 
-func serverConfig(ctx context.Context, frontend int, db *config.SQL, ports *proc.Ports) (*config.Config, map[primitives.ServiceName]static.Hosts, error) {
+func serverConfig(ctx context.Context, frontend int, db storage, ports *proc.Ports) (*config.Config, map[primitives.ServiceName]static.Hosts, error) {
 	services := map[string]config.Service{}
 	hosts := map[primitives.ServiceName]static.Hosts{}
 	for _, name := range []primitives.ServiceName{
@@ -264,10 +316,13 @@ func serverConfig(ctx context.Context, frontend int, db *config.SQL, ports *proc
 			Membership: config.Membership{MaxJoinDuration: 30 * time.Second, BroadcastAddress: host},
 		},
 		Persistence: config.Persistence{
-			DefaultStore:     storeName,
-			VisibilityStore:  storeName,
-			NumHistoryShards: 1,
-			DataStores:       map[string]config.DataStore{storeName: {SQL: db}},
+			DefaultStore:     mainStore,
+			VisibilityStore:  visibilityStore,
+			NumHistoryShards: int32(db.shards), //nolint:gosec // G115: at most maxShards, or an int32 of the database
+			DataStores: map[string]config.DataStore{
+				mainStore:       {SQL: db.main},
+				visibilityStore: {SQL: db.visibility},
+			},
 		},
 		ClusterMetadata: &cluster.Config{
 			FailoverVersionIncrement: 10,
@@ -289,7 +344,10 @@ func serverConfig(ctx context.Context, frontend int, db *config.SQL, ports *proc
 }
 
 // tuning is the dynamic configuration: defaults are made for clusters with
-// thousands of shards, and slow a single one down.
+// thousands of shards, and slow down one with a few. The values are bounds, not
+// loads, so that they fit Postgres as well, where a step waits for its disk: what
+// limits there is that each shard writes one transaction at a time, hence
+// Config.Shards.
 func tuning(cfg Config) dynamicconfig.StaticClient {
 	values := dynamicconfig.StaticClient{
 		// 20 polls a second and shard by default: each step of a workflow would

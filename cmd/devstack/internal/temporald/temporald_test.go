@@ -41,17 +41,13 @@ func start(t *testing.T, ports *proc.Ports, cfg Config) (*Server, client.Client)
 
 func greet(_ workflow.Context, name string) (string, error) { return "hello " + name, nil }
 
-func TestServerRunsWorkflowsAndKeepsThem(t *testing.T) {
-	t.Parallel()
-	ports := new(proc.Ports)
-	database := filepath.Join(t.TempDir(), "a dir with spaces, ? and #", "temporal.db")
-
-	server, c := start(t, ports, Config{Database: database})
+// greetSomeone runs one workflow, of a JobRole, to its end.
+func greetSomeone(t *testing.T, c client.Client) client.WorkflowRun {
+	t.Helper()
 	w := worker.New(c, "greetings", worker.Options{})
 	w.RegisterWorkflow(greet)
 	require.NoError(t, w.Start())
-	t.Cleanup(w.Stop)
-
+	defer w.Stop()
 	run, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
 		ID: "greet-1", TaskQueue: "greetings",
 		TypedSearchAttributes: temporal.NewSearchAttributes(
@@ -62,25 +58,39 @@ func TestServerRunsWorkflowsAndKeepsThem(t *testing.T) {
 	var answer string
 	require.NoError(t, run.Get(t.Context(), &answer))
 	require.Equal(t, "hello stack", answer)
+	return run
+}
 
+func requireListed(t *testing.T, c client.Client, run client.WorkflowRun) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		found, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Query: `JobRole = "agent" and ExecutionStatus = "Completed"`,
 		})
-		return err == nil && len(found.GetExecutions()) == 1
+		return err == nil && len(found.GetExecutions()) == 1 &&
+			found.GetExecutions()[0].GetExecution().GetRunId() == run.GetRunID()
 	}, patience, 50*time.Millisecond, "the run is found by its search attribute")
+}
+
+func TestServerRunsWorkflowsAndKeepsThem(t *testing.T) {
+	t.Parallel()
+	ports := new(proc.Ports)
+	database := filepath.Join(t.TempDir(), "a dir with spaces, ? and #", "temporal.db")
+
+	server, c := start(t, ports, Config{Database: database})
+	run := greetSomeone(t, c)
+	requireListed(t, c, run)
 
 	namespace, err := c.WorkflowService().DescribeNamespace(t.Context(), &workflowservice.DescribeNamespaceRequest{Namespace: DefaultNamespace})
 	require.NoError(t, err)
 	require.Equal(t, DefaultRetention, namespace.GetConfig().GetWorkflowExecutionRetentionTtl().AsDuration())
 
-	w.Stop()
 	began := time.Now()
 	require.NoError(t, server.Stop())
 	t.Logf("stopped after %s", time.Since(began).Round(time.Millisecond))
 
 	second, c := start(t, ports, Config{Database: database})
-	described, err := c.DescribeWorkflowExecution(t.Context(), "greet-1", run.GetRunID())
+	described, err := c.DescribeWorkflowExecution(t.Context(), run.GetID(), run.GetRunID())
 	require.NoError(t, err)
 	require.Equal(t, enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED, described.GetWorkflowExecutionInfo().GetStatus())
 	require.NoError(t, second.Stop())
