@@ -76,6 +76,9 @@ dev: build build-devstack ## the same stack, staying up until Ctrl-C
 build: ## bin/executor, static and stripped
 	GO="$(GO)" scripts/build $(BIN)/executor "$(VERSION)"
 
+$(BIN)/bench: $(DEVSTACK_SOURCES)
+	cd cmd/devstack && $(DEVSTACK_GO) build -buildvcs=false -ldflags "-s -w" -o $@ ./bench
+
 build-devstack: $(BIN)/devstack ## bin/devstack (the first build compiles a Temporal server: 3 to 5 minutes)
 
 $(BIN)/devstack: $(DEVSTACK_SOURCES)
@@ -140,6 +143,16 @@ executor-race:
 executor-chaos: ## bin/executor-chaos: race detector, and crash points that EXEC_FAIL arms
 	@scripts/need cc
 	CGO_ENABLED=1 $(GO) build -buildvcs=false -race -tags failpoints -ldflags "-X main.version=$(VERSION)" -o $(BIN)/executor-chaos ./cmd/executor
+
+##@ Measure it
+.PHONY: bench bench-quick
+bench-quick: build build-devstack $(BIN)/bench ## ratios in at most five minutes; the last line is JSON
+	@scripts/need redis-server
+	@$(BIN)/bench quick --executor $(BIN)/executor --devstack $(BIN)/devstack --data $(CURDIR)/build/bench
+
+bench: build build-devstack $(BIN)/bench ## everything that docs/benchmarks.md shows, and that page; about an hour
+	@scripts/need redis-server postgres
+	scripts/bench
 
 ##@ Check it
 .PHONY: lint fmt tidy tidy-check vuln check-binary

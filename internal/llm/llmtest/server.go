@@ -128,7 +128,7 @@ type Server struct {
 	options  Options
 	used     []int // uses per rule
 	stats    Stats
-	counted  time.Time // up to when BusySeconds is counted
+	counted  time.Time      // up to when BusySeconds is counted
 	applied  map[string]int // calls per prompt and directive, for "xN"
 	rng      *rand.Rand
 	changed  chan struct{} // closed and replaced whenever stats change

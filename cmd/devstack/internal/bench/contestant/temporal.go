@@ -15,6 +15,8 @@ import (
 func dial(ctx context.Context, cfg Config) (client.Client, error) {
 	c, err := client.DialContext(ctx, client.Options{
 		HostPort: cfg.Temporal, Namespace: cfg.Namespace, Logger: sdklog.NewStructuredLogger(logger()),
+		// As the executor does on a network of one's own.
+		ConnectionOptions: client.ConnectionOptions{GrpcCompression: &client.GrpcCompressionNone{}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("temporal: %w", err)

@@ -1,0 +1,245 @@
+package bench
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	_ "modernc.org/sqlite" // the driver of the executor's result store
+
+	"github.com/nodpt/executor/cmd/devstack/internal/bench/contestant"
+)
+
+// Backlog is how a long backlog is worked off, in jobs a second.
+type Backlog struct {
+	Entries   int     `json:"entries"`
+	Small     float64 `json:"small_jobs_per_second"`  // of a backlog of smallBacklog entries
+	First     float64 `json:"first_jobs_per_second"`  // in the first window of the large one
+	Middle    float64 `json:"middle_jobs_per_second"` // in a window in the middle of it
+	Skipped   float64 `json:"skipped_per_second"`     // entries whose jobs were done before
+	PeakMB    float64 `json:"peak_megabytes"`         // of the executor
+	Drain     int     `json:"drain_entries"`
+	DrainRate float64 `json:"drain_jobs_per_second"` // a backlog worked off from beginning to end
+	DrainMB   float64 `json:"drain_peak_megabytes"`
+}
+
+const (
+	smallBacklog = 1000
+	largeBacklog = 100_000
+	drainBacklog = 10_000
+	// backlogWindow is how long a window in the large backlog is.
+	backlogWindow = 90 * time.Second
+	// donePrefix begins the ids of jobs that have their row before they are read.
+	donePrefix = "done-"
+)
+
+// measureBacklog works off backlogs: a small one, a full one of ten thousand, and
+// one of a hundred thousand of which most jobs are done already, so that it ends in
+// minutes. Jobs that are not done stand where it is measured: at the beginning and in
+// the middle.
+func measureBacklog(ctx context.Context, opts Options) (b Backlog, err error) {
+	w, err := newWorld(ctx, opts, "backlog")
+	if err != nil {
+		return b, err
+	}
+	defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
+	if err := w.llm.script(ctx, 0, 0); err != nil {
+		return b, err
+	}
+
+	small, _, err := w.drain(ctx, smallBacklog)
+	if err != nil {
+		return b, err
+	}
+	b.Small = small
+	b.Drain = drainBacklog
+	if b.DrainRate, b.DrainMB, err = w.drain(ctx, drainBacklog); err != nil {
+		return b, err
+	}
+	w.say("backlog of %d: %.1f jobs/s; of %d: %.1f jobs/s, at most %.0f MB", smallBacklog, b.Small, drainBacklog, b.DrainRate, b.DrainMB)
+	return b, w.large(ctx, &b)
+}
+
+// drain adds jobs, then starts the executor, and returns the rate at which they
+// end, from the first to the last, and the executor's memory at its highest in MB.
+func (w *world) drain(ctx context.Context, n int) (_, _ float64, err error) {
+	if err := w.addBacklog(ctx, fmt.Sprintf("drain%d", n), n, func(int) bool { return false }); err != nil {
+		return 0, 0, err
+	}
+	follow := reader{redis: w.redis, stream: updates}
+	if err := follow.skip(ctx); err != nil {
+		return 0, 0, err
+	}
+	m, err := w.executor(ctx, executorName, nil, "run")
+	if err != nil {
+		return 0, 0, err
+	}
+	first, last, err := follow.count(ctx, n)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := w.settle(ctx, group, agentStream); err != nil {
+		return 0, 0, err
+	}
+	memories, err := w.memories()
+	if err != nil {
+		return 0, 0, err
+	}
+	return float64(n-1) / last.Sub(first).Seconds(), mb(memories[executorName].Peak), w.stop(ctx, m)
+}
+
+func mb(bytes uint64) float64 { return float64(bytes) / 1e6 }
+
+// count waits for so many updates and returns when the first and the last came.
+func (r *reader) count(ctx context.Context, n int) (first, last time.Time, err error) {
+	for seen := 0; seen < n; {
+		ids, err := r.next(ctx)
+		if err != nil {
+			return first, last, err
+		}
+		last = time.Now()
+		if seen == 0 {
+			first = last
+		}
+		seen += len(ids)
+	}
+	return first, last, nil
+}
+
+// large measures the backlog of a hundred thousand.
+func (w *world) large(ctx context.Context, b *Backlog) error {
+	// Somewhat more than what ends in a window, so that it ends within these jobs.
+	perWindow := int(1.3 * max(b.Small, b.DrainRate) * backlogWindow.Seconds())
+	middle := largeBacklog / 2
+	b.Entries = largeBacklog
+	fresh := func(i int) bool { return i < perWindow || i >= middle && i < middle+perWindow }
+	if err := w.addBacklog(ctx, "large", largeBacklog, func(i int) bool { return !fresh(i) }); err != nil {
+		return err
+	}
+	if err := w.writeRows(ctx); err != nil {
+		return err
+	}
+	follow := reader{redis: w.redis, stream: updates}
+	if err := follow.skip(ctx); err != nil {
+		return err
+	}
+	m, err := w.executor(ctx, executorName, nil, "run")
+	if err != nil {
+		return err
+	}
+	var atFirst, atMiddle time.Time
+	if b.First, atFirst, err = follow.window(ctx, perWindow); err != nil {
+		return err
+	}
+	if b.Middle, atMiddle, err = follow.window(ctx, perWindow); err != nil {
+		return err
+	}
+	skipped := middle - perWindow
+	b.Skipped = float64(skipped) / max(atMiddle.Sub(atFirst).Seconds(), 1e-3)
+	if err := w.settle(ctx, group, agentStream); err != nil {
+		return err
+	}
+	memories, err := w.memories()
+	if err != nil {
+		return err
+	}
+	b.PeakMB = mb(memories[executorName].Peak)
+	w.say("backlog of %d: %.1f jobs/s at the beginning, %.1f in the middle, %.0f done before a second, at most %.0f MB",
+		largeBacklog, b.First, b.Middle, b.Skipped, b.PeakMB)
+	return w.stop(ctx, m)
+}
+
+// window counts n updates and returns the rate of those that came within a
+// window from the first, and when the first came. If all came within it, the rate
+// is theirs.
+func (r *reader) window(ctx context.Context, n int) (rate float64, first time.Time, err error) {
+	within, last := 0, time.Time{}
+	for seen := 0; seen < n; {
+		ids, err := r.next(ctx)
+		if err != nil {
+			return 0, first, err
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		now := time.Now()
+		if seen == 0 {
+			first = now
+		}
+		seen += len(ids)
+		if now.Sub(first) <= backlogWindow {
+			within, last = seen, now
+		}
+	}
+	return float64(within-1) / last.Sub(first).Seconds(), first, nil
+}
+
+// addBacklog adds n jobs to the agent's stream. Those that are done get an id that
+// says so.
+func (w *world) addBacklog(ctx context.Context, name string, n int, done func(int) bool) error {
+	const atOnce = 500
+	for begin := 0; begin < n; begin += atOnce {
+		_, err := w.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i := begin; i < min(begin+atOnce, n); i++ {
+				id := fmt.Sprintf("%s-%d", name, i)
+				if done(i) {
+					id = donePrefix + id
+				}
+				p.XAdd(ctx, &redis.XAddArgs{Stream: agentStream, Values: contestant.NewJob(id, taskBytes, payloadBytes).Fields()})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRows writes the rows of those jobs of the stream that are done, as another
+// executor would have written them four days ago.
+func (w *world) writeRows(ctx context.Context) (err error) {
+	db, err := sql.Open("sqlite", w.path("executor.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	insert, err := tx.PrepareContext(ctx, `INSERT INTO executor_jobs (role, job_id, status, output, error_code, error_message, model,
+		prompt_tokens, completion_tokens, truncated, attempts, workflow_id, run_id, effect, fence, stream, entry_id, last_entry_id, dead_id,
+		nodpt_workflow_id, user_id, project_id, node_id, connection_id, enqueued_at, started_at, finished_at)
+		VALUES ('agent', ?1, 'completed', 'done', '', '', 'trt-llm-agent', 1, 1, 0, 1, 'job:agent:' || ?1, '', 'entry:jobs:agent/' || ?2, 0,
+		'jobs:agent', ?2, ?2, '', '', '', '', '', '', ?3, ?3, ?3)`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = insert.Close() }()
+	at := time.Now().UTC().Add(-4 * 24 * time.Hour).Format("2006-01-02T15:04:05.000000Z07:00")
+	for from := "-"; ; {
+		entries, err := w.redis.XRangeN(ctx, agentStream, from, "+", 2000).Result()
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return tx.Commit()
+		}
+		for _, e := range entries {
+			id, _ := e.Values["jobId"].(string)
+			if !strings.HasPrefix(id, donePrefix) {
+				continue
+			}
+			if _, err := insert.ExecContext(ctx, id, e.ID, at); err != nil {
+				return err
+			}
+		}
+		from = "(" + entries[len(entries)-1].ID
+	}
+}

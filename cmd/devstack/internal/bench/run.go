@@ -1,0 +1,259 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/procfs"
+
+	"github.com/nodpt/executor/cmd/devstack/internal/bench/contestant"
+)
+
+// Report is everything that a run has measured.
+type Report struct {
+	Began       time.Time         `json:"began"`
+	Minutes     float64           `json:"minutes"`
+	Machine     string            `json:"machine"`
+	Store       string            `json:"store"` // where Temporal keeps its state
+	Rounds      int               `json:"rounds"`
+	StartUp     []float64         `json:"startup_seconds"` // from nothing to the first finished job
+	Cells       []Cell            `json:"cells"`
+	Runs        map[string]Runs   `json:"runs"` // what Temporal keeps of a job, median
+	Memory      map[string]memory `json:"memory"`
+	Utilisation []Utilisation     `json:"utilisation"`
+	OldRate     float64           `json:"old_jobs_per_second"` // with calls of a second
+	Backlog     *Backlog          `json:"backlog,omitempty"`
+}
+
+// Figures are the results that are promised, as the last line of a quick run.
+type Figures struct {
+	ExecutorVsEngine float64 `json:"executor_vs_engine_c32"`
+	ExecutorVsNaive  float64 `json:"executor_vs_naive_c32"`
+	P50VsEngine      float64 `json:"p50_vs_engine_c1"`
+	Slots            float64 `json:"slot_utilisation"`
+	SlotsTotal       float64 `json:"slot_utilisation_total_limit"`
+	VsOld            float64 `json:"vs_old"`
+	Events           int64   `json:"events_per_job"`
+	RoundTrips       float64 `json:"redis_roundtrips_per_job"`
+}
+
+// Names of scenarios that others refer to.
+const (
+	plainSlots = "intake running"
+	totalSlots = "intake running, MAX_TOTAL binds"
+)
+
+// demoSlots are the limits of the demo, and of the predecessor's README.
+func demoSlots() slots { return slots{manager: 5, inspector: 10, agent: 20} }
+
+const demoTotal = 20
+
+// Quick measures what Figures holds, in a few minutes.
+func Quick(ctx context.Context, opts Options) (Report, error) {
+	return measure(ctx, opts, plan{
+		rounds: 5,
+		window: window{warmup: time.Second, measure: 4 * time.Second},
+		entrants: []entrant{
+			{executorName, []int{1, 32}},
+			{contestant.Engine, []int{1, 32}},
+			{contestant.Naive, []int{32}},
+		},
+		scenarios: []scenario{
+			{name: plainSlots, slots: demoSlots()},
+			{name: totalSlots, slots: demoSlots(), total: demoTotal},
+		},
+		slotWindow: window{warmup: 6 * time.Second, measure: 15 * time.Second},
+	})
+}
+
+// One measures one contestant at one concurrency, for a profile of it.
+func One(ctx context.Context, opts Options, name string, concurrency int, measure time.Duration) (err error) {
+	w, err := newWorld(ctx, opts, "world")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
+	f, err := newField(ctx, w, []string{name})
+	if err != nil {
+		return err
+	}
+	cell, err := f.cell(ctx, name, concurrency, 1, window{warmup: 3 * time.Second, measure: measure})
+	if err != nil {
+		return errors.Join(err, f.close(context.WithoutCancel(ctx)))
+	}
+	w.say("CPU by part, in ms for each job: %v", cell.CPU)
+	return f.close(context.WithoutCancel(ctx))
+}
+
+// Full measures everything.
+func Full(ctx context.Context, opts Options) (Report, error) {
+	all := []int{1, 8, 32, 128}
+	return measure(ctx, opts, plan{
+		rounds: 9, startUps: 3,
+		window: window{warmup: 1500 * time.Millisecond, measure: 5 * time.Second},
+		entrants: []entrant{
+			{executorName, all}, {contestant.Engine, all}, {contestant.Naive, all},
+			{contestant.Old, all}, {contestant.Queue, all},
+		},
+		scenarios: []scenario{
+			{name: plainSlots, slots: demoSlots()},
+			{name: totalSlots, slots: demoSlots(), total: demoTotal},
+			{name: "durations scattered (sigma 0.6)", slots: demoSlots(), sigma: 0.6},
+			{name: "two worker processes", slots: demoSlots(), processes: 2},
+			{name: "two worker processes, MAX_TOTAL binds", slots: demoSlots(), processes: 2, total: 2 * demoTotal},
+			{name: "two worker processes, durations scattered", slots: demoSlots(), processes: 2, sigma: 0.6},
+		},
+		slotWindow: window{warmup: 8 * time.Second, measure: 30 * time.Second},
+		backlog:    true,
+	})
+}
+
+// plan is what a run measures.
+type plan struct {
+	rounds     int
+	startUps   int
+	window     window
+	entrants   []entrant
+	scenarios  []scenario
+	slotWindow window
+	backlog    bool
+}
+
+func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
+	r = Report{Began: time.Now().UTC().Truncate(time.Second), Machine: machine(), Store: "SQLite", Rounds: p.rounds}
+	if opts.Postgres {
+		r.Store = "Postgres"
+	}
+	defer func() { r.Minutes = time.Since(r.Began).Minutes() }()
+	for i := range p.startUps {
+		seconds, err := startUp(ctx, opts, i)
+		if err != nil {
+			return r, fmt.Errorf("start-up: %w", err)
+		}
+		r.StartUp = append(r.StartUp, seconds)
+	}
+
+	w, err := newWorld(ctx, opts, "world")
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
+	if err := contest(ctx, w, p, &r); err != nil {
+		return r, err
+	}
+	for _, s := range p.scenarios {
+		u, err := w.utilisation(ctx, s, p.slotWindow)
+		if err != nil {
+			return r, err
+		}
+		r.Utilisation = append(r.Utilisation, u)
+	}
+	if r.OldRate, err = w.oldRate(ctx, 6*time.Second); err != nil {
+		return r, err
+	}
+	if p.backlog {
+		b, err := measureBacklog(ctx, opts)
+		if err != nil {
+			return r, fmt.Errorf("backlog: %w", err)
+		}
+		r.Backlog = &b
+	}
+	return r, nil
+}
+
+// contest measures the rounds.
+func contest(ctx context.Context, w *world, p plan, r *Report) (err error) {
+	var names []string
+	for _, e := range p.entrants {
+		names = append(names, e.name)
+	}
+	f, err := newField(ctx, w, names)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.close(context.WithoutCancel(ctx))) }()
+	if r.Cells, err = f.rounds(ctx, p.rounds, p.entrants, p.window); err != nil {
+		return err
+	}
+	r.Runs = map[string]Runs{}
+	for name, runs := range f.runs {
+		slices.SortFunc(runs, func(a, b Runs) int { return int(a.Events - b.Events) })
+		r.Runs[name] = runs[len(runs)/2]
+	}
+	r.Memory, err = w.memories()
+	return err
+}
+
+// values are one measure of a contestant at a concurrency, by rounds.
+func (r Report) values(name string, concurrency int, of func(Cell) float64) []float64 {
+	var out []float64
+	for _, c := range r.Cells {
+		if c.Contestant == name && c.Concurrency == concurrency {
+			out = append(out, of(c))
+		}
+	}
+	return out
+}
+
+func rate(c Cell) float64 { return c.Rate }
+func p50(c Cell) float64  { return c.P50 }
+
+// against is a measure of the executor divided by that of another, round by round.
+func (r Report) against(name string, concurrency int, of func(Cell) float64) Estimate {
+	return estimate(ratios(r.values(executorName, concurrency, of), r.values(name, concurrency, of)))
+}
+
+// slots is the measurement of a scenario, NaN if there was none.
+func (r Report) slots(name string) Utilisation {
+	for _, u := range r.Utilisation {
+		if u.Name == name {
+			return u
+		}
+	}
+	return Utilisation{Share: math.NaN(), Rate: math.NaN()}
+}
+
+// Figures are the results that are promised.
+func (r Report) Figures() Figures {
+	return Figures{
+		ExecutorVsEngine: round(r.against(contestant.Engine, 32, rate).Median),
+		ExecutorVsNaive:  round(r.against(contestant.Naive, 32, rate).Median),
+		P50VsEngine:      round(r.against(contestant.Engine, 1, p50).Median),
+		Slots:            round(r.slots(plainSlots).Share),
+		SlotsTotal:       round(r.slots(totalSlots).Share),
+		VsOld:            round(r.slots(plainSlots).Rate / r.OldRate),
+		Events:           r.Runs[executorName].Events,
+		RoundTrips:       round(median(r.values(executorName, 32, func(c Cell) float64 { return c.RoundTrips }))),
+	}
+}
+
+func round(v float64) float64 { return math.Round(1000*v) / 1000 }
+
+// Write writes the report as JSON.
+func (r Report) Write(out io.Writer) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", " ")
+	return enc.Encode(r)
+}
+
+// machine describes the processor and the memory, as far as can be found out.
+func machine() string {
+	parts := []string{fmt.Sprintf("%d cores", runtime.NumCPU())}
+	if fs, err := procfs.NewDefaultFS(); err == nil {
+		if info, err := fs.CPUInfo(); err == nil && len(info) > 0 {
+			parts = append(parts, info[0].ModelName)
+		}
+		if mem, err := fs.Meminfo(); err == nil && mem.MemTotal != nil {
+			parts = append(parts, fmt.Sprintf("%.0f GiB", float64(*mem.MemTotal)/(1<<20)))
+		}
+	}
+	return strings.Join(append(parts, runtime.GOOS, runtime.Version()), ", ")
+}
