@@ -25,7 +25,8 @@ type progress struct {
 	// Malformed counts unusable answers and panics.
 	Malformed int `json:"malformed,omitempty"`
 	// Returned counts classified attempts that gave the task back without having
-	// worked on it: at a shutdown, or while the endpoint asks for patience.
+	// worked on it: at a shutdown, while the endpoint asks for patience, or for want
+	// of a slot.
 	Returned int `json:"returned,omitempty"`
 }
 
