@@ -107,7 +107,7 @@ type attempt struct {
 
 func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 	a := &attempt{Runner: r, Call: call, info: activity.GetInfo(ctx), began: time.Now()}
-	a.progress = readProgress(ctx)
+	a.progress = readProgress(ctx, a.info.Attempt)
 	a.model = call.Model
 	if a.model == "" {
 		a.model = r.cfg.ModelFor(call.Job)
