@@ -20,6 +20,7 @@ const (
 	CodeShutdown   = "worker_shutdown"
 	CodeCoolDown   = "llm_cool_down"
 	CodeTaskLost   = "task_lost"
+	CodeNoSlot     = "no_free_slot"
 	CodeGate       = "total_limit_unavailable"
 	CodeStore      = "store_unavailable"
 	CodeStream     = "redis_unavailable"
@@ -35,9 +36,12 @@ const (
 // policy decides (1 s, doubled up to 15 s).
 const (
 	slowRetry      = time.Minute            // most, for errors in our own configuration
-	returnedDelay  = 100 * time.Millisecond // a task given back at a shutdown
+	returnedDelay  = 100 * time.Millisecond // a task given back
 	coolDownJitter = 0.2                    // so that waiting jobs do not come back all at once
 )
+
+// ErrNoSlot is the error of Slots whose calls take too long to wait for one.
+var ErrNoSlot = errors.New("calls take long, and all slots of this worker are taken")
 
 // Why an attempt ended without an answer and without the LLM's doing.
 var (
@@ -106,7 +110,7 @@ func (a *attempt) end(err error) error {
 	// Given back, without anything having failed.
 	var cooling coolDownError
 	switch {
-	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost):
+	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost), errors.Is(err, ErrNoSlot):
 		p.Returned++
 		return again(returnedDelay, temporal.ApplicationErrorCategoryBenign)
 	case errors.As(err, &cooling) && !tooLong:
@@ -174,6 +178,8 @@ func kindOf(err error) string {
 		return CodeShutdown
 	case errors.Is(err, errTaskLost):
 		return CodeTaskLost
+	case errors.Is(err, ErrNoSlot):
+		return CodeNoSlot
 	case errors.Is(err, errUserCanceled), errors.Is(err, context.Canceled):
 		return workflows.CodeCanceled
 	default:

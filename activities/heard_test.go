@@ -140,7 +140,7 @@ func TestRunHearsTheServerAfterALostBeat(t *testing.T) {
 			runner := activities.NewRunner(job.Agent, b.cfg, completerFunc(func(ctx context.Context, _ llm.Request) (llm.Answer, error) {
 				<-ctx.Done()
 				return llm.Answer{}, &llm.Error{Kind: llm.Canceled}
-			}), nil, activities.NewAnswers(b.store), b.cool, metrics)
+			}), nil, nil, activities.NewAnswers(b.store), b.cool, metrics)
 			w.RegisterActivityWithOptions(func(ctx context.Context, call workflows.Call) (workflows.Answer, error) {
 				context.AfterFunc(ctx, func() { close(server.ended) })
 				return runner.Run(ctx, call)

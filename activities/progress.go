@@ -25,14 +25,35 @@ type progress struct {
 	// Malformed counts unusable answers and panics.
 	Malformed int `json:"malformed,omitempty"`
 	// Returned counts classified attempts that gave the task back without having
-	// worked on it: at a shutdown, or while the endpoint asks for patience.
+	// worked on it: at a shutdown, while the endpoint asks for patience, or for want
+	// of a slot.
 	Returned int `json:"returned,omitempty"`
+	// Waited counts those among the returned whose worker died while they waited.
+	Waited int `json:"waited,omitempty"`
 }
 
-func readProgress(ctx context.Context) progress {
+// readProgress is what the attempts before this one have left.
+func readProgress(ctx context.Context, attempt int32) progress {
 	var p progress
-	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &p) != nil {
+	if !activity.HasHeartbeatDetails(ctx) {
+		return p
+	}
+	if activity.GetHeartbeatDetails(ctx, &p) != nil {
 		return progress{} // details of another version: count anew
+	}
+	var last struct {
+		State   string `json:"state"`
+		Attempt int32  `json:"attempt"`
+	}
+	if activity.GetHeartbeatDetails(ctx, &last) != nil || last.Attempt >= attempt {
+		return p
+	}
+	// An attempt whose last word was that it waits had not called, and killed no
+	// worker. Or it did between two beats: so not for ever.
+	if (last.State == stateSlot || last.State == stateTotal) && p.Waited < maxWorkerDeaths {
+		p.Waited++
+		p.Classified++
+		p.Returned++
 	}
 	return p
 }

@@ -28,6 +28,7 @@ type report struct {
 // States of an attempt under way.
 const (
 	stateStarting = "starting"
+	stateSlot     = "waiting for a slot of this worker"
 	stateTotal    = "waiting for MAX_TOTAL"
 	stateCalling  = "calling the LLM"
 	stateKeeping  = "keeping the answer"
@@ -61,7 +62,7 @@ func waitingFor(err error, code string, until time.Time) string {
 		return "waiting: another call finds out whether the endpoint accepts again"
 	case !until.IsZero():
 		return "waiting: endpoint asks for patience until " + stamp(until)
-	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost):
+	case errors.Is(err, errShutdown), errors.Is(err, errTaskLost), errors.Is(err, ErrNoSlot):
 		return "given back: " + err.Error()
 	default:
 		return "failed with " + code + ", waiting for the next attempt"
@@ -110,6 +111,8 @@ func (a *attempt) advice(code string) string {
 		return "nothing was sent"
 	case CodeShutdown:
 		return "another worker takes the job over"
+	case CodeNoSlot:
+		return "the next worker with a free slot takes the job"
 	case CodePanic:
 		return "a defect of the executor, please report it; the third time ends the job"
 	case CodeGate:

@@ -29,6 +29,13 @@ type Completer interface {
 	Endpoint() string
 }
 
+// Slots hold the limit of a role in this process. Acquire waits for one, but not
+// long: then its error is ErrNoSlot. The returned function gives the slot back and
+// must be told the call's error.
+type Slots interface {
+	Acquire(ctx context.Context) (free func(error), err error)
+}
+
 // Gate holds the limit over all roles and processes. Acquire waits for a permit
 // until ctx ends; the returned function gives it back.
 type Gate interface {
@@ -52,16 +59,17 @@ type Runner struct {
 	role    job.Role
 	cfg     Config
 	llm     Completer
-	gate    Gate // nil: no limit over all roles
+	slots   Slots // nil: as many calls as tasks
+	gate    Gate  // nil: no limit over all roles
 	answers *Answers
 	cool    *CoolDown
 	metrics RunMetrics
 }
 
-// NewRunner returns the activity of a role. gate may be nil; answers and cool
-// are shared by the runners of a process.
-func NewRunner(role job.Role, cfg Config, c Completer, gate Gate, answers *Answers, cool *CoolDown, m RunMetrics) *Runner {
-	return &Runner{role: role, cfg: cfg, llm: c, gate: gate, answers: answers, cool: cool, metrics: m}
+// NewRunner returns the activity of a role. slots and gate may be nil; answers
+// and cool are shared by the runners of a process.
+func NewRunner(role job.Role, cfg Config, c Completer, slots Slots, gate Gate, answers *Answers, cool *CoolDown, m RunMetrics) *Runner {
+	return &Runner{role: role, cfg: cfg, llm: c, slots: slots, gate: gate, answers: answers, cool: cool, metrics: m}
 }
 
 // Run is one attempt at a job. Its error, if any, is an application error whose
@@ -99,7 +107,7 @@ type attempt struct {
 
 func (r *Runner) begin(ctx context.Context, call workflows.Call) *attempt {
 	a := &attempt{Runner: r, Call: call, info: activity.GetInfo(ctx), began: time.Now()}
-	a.progress = readProgress(ctx)
+	a.progress = readProgress(ctx, a.info.Attempt)
 	a.model = call.Model
 	if a.model == "" {
 		a.model = r.cfg.ModelFor(call.Job)
@@ -126,30 +134,9 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 	calling, stop := a.callContext(ctx)
 	defer stop()
 
-	release, err := a.permit(calling)
+	got, err := a.call(calling)
 	if err != nil {
-		return workflows.Answer{}, err
-	}
-	defer release()
-	a.say(stateCalling)
-	if err := failpoint.Hit(calling, failpoint.Leased); err != nil {
 		return workflows.Answer{}, cmp.Or(context.Cause(calling), err)
-	}
-
-	leave, err := a.cool.Enter(calling)
-	if err != nil {
-		return workflows.Answer{}, err
-	}
-	got, err := func() (got llm.Answer, err error) {
-		err = errPanic // unless the call returns
-		defer func() { leave(err) }()
-		return a.ask(calling)
-	}()
-	if err != nil {
-		if cause := context.Cause(calling); cause != nil {
-			return workflows.Answer{}, cause
-		}
-		return workflows.Answer{}, err
 	}
 	answer := workflows.Answer{
 		Text:             got.Text,
@@ -168,8 +155,49 @@ func (a *attempt) work(ctx context.Context) (workflows.Answer, error) {
 	return answer, nil
 }
 
-// permit waits for a place under MAX_TOTAL. A stop asked for while waiting gives
-// the task back at once, so that another worker can take it.
+// call asks the LLM, within the limits. The places are free for others as soon as
+// it has answered: while the answer is kept and reported, the next call runs.
+func (a *attempt) call(ctx context.Context) (got llm.Answer, err error) {
+	free, err := a.slot(ctx)
+	if err != nil {
+		return llm.Answer{}, err
+	}
+	defer func() { free(err) }()
+	release, err := a.permit(ctx)
+	if err != nil {
+		return llm.Answer{}, err
+	}
+	defer release()
+	a.say(stateCalling)
+	if err := failpoint.Hit(ctx, failpoint.Leased); err != nil {
+		return llm.Answer{}, err
+	}
+	leave, err := a.cool.Enter(ctx)
+	if err != nil {
+		return llm.Answer{}, err
+	}
+	err = errPanic // unless the call returns
+	defer func() { leave(err) }()
+	return a.ask(ctx)
+}
+
+// slot waits for a slot of this worker, which may fetch more tasks than it has
+// slots for.
+func (a *attempt) slot(ctx context.Context) (func(error), error) {
+	if a.slots == nil {
+		return func(error) {}, nil
+	}
+	a.say(stateSlot)
+	waiting, stop := untilStop(ctx)
+	defer stop()
+	free, err := a.slots.Acquire(waiting)
+	if err != nil {
+		return nil, cmp.Or(context.Cause(waiting), err)
+	}
+	return free, nil
+}
+
+// permit waits for a place under MAX_TOTAL.
 func (a *attempt) permit(ctx context.Context) (func(), error) {
 	if a.gate == nil {
 		return func() {}, nil
@@ -177,8 +205,20 @@ func (a *attempt) permit(ctx context.Context) (func(), error) {
 	a.say(stateTotal)
 	a.metrics.TotalWaiting(a.role, 1)
 	defer a.metrics.TotalWaiting(a.role, -1)
+	waiting, stop := untilStop(ctx)
+	defer stop()
+	holder := fmt.Sprintf("%s/%s/%d", a.info.WorkflowExecution.RunID, a.info.ActivityID, a.info.Attempt)
+	release, err := a.gate.Acquire(waiting, holder)
+	if err != nil {
+		return nil, cmp.Or(context.Cause(waiting), err)
+	}
+	return release, nil
+}
+
+// untilStop is a context to wait in before the call. A stop asked for meanwhile
+// ends it: the task is given back at once, so that another worker can take it.
+func untilStop(ctx context.Context) (context.Context, func()) {
 	waiting, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	go func() {
 		select {
 		case <-activity.GetWorkerStopChannel(ctx):
@@ -186,15 +226,7 @@ func (a *attempt) permit(ctx context.Context) (func(), error) {
 		case <-waiting.Done():
 		}
 	}()
-	holder := fmt.Sprintf("%s/%s/%d", a.info.WorkflowExecution.RunID, a.info.ActivityID, a.info.Attempt)
-	release, err := a.gate.Acquire(waiting, holder)
-	if err != nil {
-		if cause := context.Cause(waiting); cause != nil {
-			return nil, cause
-		}
-		return nil, err
-	}
-	return release, nil
+	return waiting, func() { stop(nil) }
 }
 
 func (a *attempt) ask(ctx context.Context) (llm.Answer, error) {

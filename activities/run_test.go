@@ -41,9 +41,10 @@ func (f gateFunc) Acquire(ctx context.Context, holder string) (func(), error) { 
 
 // answerStore is an AnswerStore in memory.
 type answerStore struct {
-	mu   sync.Mutex
-	data map[string][]byte
-	err  error
+	mu    sync.Mutex
+	data  map[string][]byte
+	err   error
+	saved func() // called when an answer is kept, if set
 }
 
 func (s *answerStore) SaveAnswer(_ context.Context, effect string, data []byte) error {
@@ -51,6 +52,9 @@ func (s *answerStore) SaveAnswer(_ context.Context, effect string, data []byte) 
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return s.err
+	}
+	if s.saved != nil {
+		s.saved()
 	}
 	s.data[effect] = data
 	return nil
@@ -68,6 +72,7 @@ type runBundle struct {
 	env   *testsuite.TestActivityEnvironment
 	cfg   activities.Config
 	llm   completerFunc
+	slots activities.Slots
 	gate  activities.Gate
 	store *answerStore
 	cool  *activities.CoolDown
@@ -119,7 +124,7 @@ func (b *runBundle) run(t *testing.T) (workflows.Answer, error) {
 			b.asked = append(b.asked, req)
 			return b.llm(ctx, req)
 		}),
-		b.gate, activities.NewAnswers(b.store), b.cool, metrics)
+		b.slots, b.gate, activities.NewAnswers(b.store), b.cool, metrics)
 	b.env.RegisterActivityWithOptions(runner.Run, activity.RegisterOptions{Name: "RunAgent"})
 	value, err := b.env.ExecuteActivity("RunAgent", b.call)
 	if err != nil {
@@ -534,7 +539,7 @@ func TestRunEndsTheJobWhoseWorkersDie(t *testing.T) {
 	asked := 0
 	runner := activities.NewRunner(job.Agent, activities.Config{RetryFor: time.Hour},
 		completerFunc(func(context.Context, llm.Request) (llm.Answer, error) { asked++; return llm.Answer{}, nil }),
-		nil, activities.NewAnswers(nil), activities.NewCoolDown("e", nil), metrics)
+		nil, nil, activities.NewAnswers(nil), activities.NewCoolDown("e", nil), metrics)
 	env.RegisterActivityWithOptions(func(ctx context.Context, call workflows.Call) (workflows.Answer, error) {
 		if activity.GetInfo(ctx).Attempt <= 5 {
 			return workflows.Answer{}, errors.New("stands for a worker that died")

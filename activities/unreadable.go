@@ -15,7 +15,7 @@ const CodeUnreadable = "payload_unreadable"
 // counts as given back, not as one of RETRY_FOR, and above all not as one whose
 // worker died, for which the SDK's own error would be taken.
 func (r *Runner) Unreadable(ctx context.Context, err error) error {
-	p := readProgress(ctx)
+	p := readProgress(ctx, activity.GetInfo(ctx).Attempt)
 	p.Classified++
 	p.Returned++
 	activity.RecordHeartbeat(ctx, p)

@@ -32,7 +32,7 @@ func TestUnreadableJobsWait(t *testing.T) {
 	})
 	metrics, err := telemetry.NewMetrics()
 	require.NoError(t, err)
-	runner := activities.NewRunner(job.Agent, activities.Config{}, nil, nil, nil, nil, metrics)
+	runner := activities.NewRunner(job.Agent, activities.Config{}, nil, nil, nil, nil, nil, metrics)
 	env.RegisterActivityWithOptions(func(ctx context.Context) error {
 		return runner.Unreadable(ctx, errors.New("no key"))
 	}, activity.RegisterOptions{Name: "RunAgent"})

@@ -39,6 +39,8 @@ type Component struct {
 	Name string
 	// TaskQueue is the Temporal task queue.
 	TaskQueue string
+	// Slots is the number of activities that work at once.
+	Slots int
 	// Options are complete but for what the pool sets for all.
 	Options sdk.Options
 	// Register adds workflows and activities.
@@ -67,15 +69,17 @@ const stopWorkflows = 5 * time.Second
 const workflowPatience = 10 * time.Second
 
 // RoleComponent serves one role's queue: nothing but its activity runs there.
-func RoleComponent(cfg Config, role job.Role, run RoleActivity) Component {
+// The activity waits for its place in slots itself.
+func RoleComponent(cfg Config, role job.Role, slots *Slots, run RoleActivity) Component {
 	return Component{
 		Name:      string(role),
 		TaskQueue: workflows.RoleQueue(role),
+		Slots:     slots.limit,
 		Options: sdk.Options{
-			MaxConcurrentActivityExecutionSize: cfg.slots(role),
-			MaxConcurrentActivityTaskPollers:   rolePollers,
-			DisableWorkflowWorker:              true,
-			DisableEagerActivities:             true,
+			Tuner:                            slots.tuner(),
+			MaxConcurrentActivityTaskPollers: rolePollers,
+			DisableWorkflowWorker:            true,
+			DisableEagerActivities:           true,
 			// The activity ends its call by itself when the drain is over; what the SDK
 			// ends, it reports badly.
 			WorkerStopTimeout: cfg.DrainTimeout + time.Second,
@@ -106,6 +110,7 @@ func WorkflowsComponent(final Final) Component {
 	return Component{
 		Name:      QueueNameWorkflows,
 		TaskQueue: workflows.QueueWorkflows,
+		Slots:     finalSlots,
 		Options: sdk.Options{
 			MaxConcurrentWorkflowTaskPollers:        workflowPollers,
 			MaxConcurrentWorkflowTaskExecutionSize:  workflowSlots,

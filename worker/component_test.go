@@ -56,7 +56,7 @@ func TestRoleActivityDecodesItsCall(t *testing.T) {
 			suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
 			env := suite.NewTestActivityEnvironment()
 			stub := &roleStub{}
-			RoleComponent(Config{}, job.Agent, stub).Register(activityRegistry{env: env})
+			RoleComponent(Config{}, job.Agent, NewSlots(Config{}, job.Agent), stub).Register(activityRegistry{env: env})
 			value, err := env.ExecuteActivity(tt.activity, tt.argument)
 			if tt.asked {
 				require.Error(t, stub.unreadable)

@@ -34,7 +34,9 @@ type Calls struct {
 
 // NewRole returns the component of a role.
 func NewRole(cfg Config, role job.Role, c Calls) Component {
-	return RoleComponent(cfg, role, activities.NewRunner(role, c.Config, c.LLM, c.Gate, c.Answers, c.Cool, c.Metrics))
+	slots := NewSlots(cfg, role)
+	return RoleComponent(cfg, role, slots,
+		activities.NewRunner(role, c.Config, c.LLM, slots, c.Gate, c.Answers, c.Cool, c.Metrics))
 }
 
 // NewWorkflows returns the component of JobWorkflow and the final activities.

@@ -13,8 +13,11 @@ const (
 	finalSlots      = 100
 )
 
+// limited tells whether anything but the jobs in flight limits a role's calls.
+func (c Config) limited(role job.Role) bool { return c.Slots[role] > 0 || c.Total > 0 }
+
 // slots is the number of calls of a role this process makes at once. 0 in the
-// settings means unlimited; the SDK would read it as 1000.
+// settings means unlimited.
 func (c Config) slots(role job.Role) int {
 	n := c.Slots[role]
 	if n <= 0 {

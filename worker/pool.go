@@ -103,7 +103,7 @@ func (p *Pool) startAll() error {
 	defer p.mu.Unlock()
 	p.running, p.ready = up, true
 	for _, s := range up {
-		p.log.Info("serving queue", slog.String("queue", s.TaskQueue), slog.Int("slots", s.Options.MaxConcurrentActivityExecutionSize))
+		p.log.Info("serving queue", slog.String("queue", s.TaskQueue), slog.Int("slots", s.Slots))
 	}
 	return nil
 }

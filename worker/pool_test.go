@@ -202,8 +202,8 @@ func TestSlots(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := RoleComponent(tt.cfg, job.Agent, nil)
-			require.Equal(t, tt.want, c.Options.MaxConcurrentActivityExecutionSize)
+			c := RoleComponent(tt.cfg, job.Agent, NewSlots(tt.cfg, job.Agent), nil)
+			require.Equal(t, tt.want, c.Slots)
 			require.Equal(t, workflows.RoleQueue(job.Agent), c.TaskQueue)
 			require.True(t, c.Options.DisableWorkflowWorker)
 		})
