@@ -111,7 +111,7 @@ test-browser: $(GOTESTSUM) executor-race ## Chromium in Temporal's Web UI; UPDAT
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race \
 		scripts/test browser cmd/devstack -vet=off -tags browser -run '^TestBrowser' ./internal/e2e
 
-test-temporal-cli: $(GOTESTSUM) $(TEMPORAL_CLI) executor-race ## failed jobs retried by the real Temporal CLI
+test-temporal-cli: $(GOTESTSUM) $(TEMPORAL_CLI) executor-race ## failed jobs retried by the real Temporal CLI, and the calls of docker-compose.yml
 	@scripts/need cc redis-server
 	CGO_ENABLED=0 EXECUTOR_BINARY=$(BIN)/executor-race TEMPORAL_CLI=$(TEMPORAL_CLI) \
 		scripts/test temporal-cli cmd/devstack -vet=off -tags temporalcli -run 'TheTemporalCLI$$' ./internal/e2e

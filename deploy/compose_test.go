@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func matches(t *testing.T, text, pattern string) []string {
 func TestComposeSetsOnlyVariablesThatExist(t *testing.T) {
 	t.Parallel()
 	block := matches(t, read(t, "../docker-compose.yml"), `(?s)\nx-executor-environment:(.*?)\nservices:`)[0]
-	var known []string
+	known := []string{"GOMEMLIMIT"} // the Go runtime reads it
 	for _, v := range config.Variables() {
 		known = append(known, v.Name)
 	}
@@ -109,4 +110,16 @@ func TestComposePublishesOnLoopbackOnly(t *testing.T) {
 	for _, list := range matches(t, read(t, "../docker-compose.yml"), `(?m)^ +ports: (.*)$`) {
 		require.Regexp(t, `^\["127\.0\.0\.1:[^,]*"\]$`, list)
 	}
+}
+
+// TestComposeBoundsMemory: the limit of each executor, and below it that of its heap.
+func TestComposeBoundsMemory(t *testing.T) {
+	t.Parallel()
+	file := read(t, "../docker-compose.yml")
+	image := matches(t, file, `(?s)\nx-executor-image:(.*?)\n\n`)[0]
+	kernel, err := strconv.Atoi(matches(t, image, `mem_limit: \$\{EXECUTOR_MEMORY:-(\d+)m\}`)[0])
+	require.NoError(t, err)
+	heap, err := strconv.Atoi(matches(t, file, `GOMEMLIMIT: \$\{GOMEMLIMIT:-(\d+)MiB\}`)[0])
+	require.NoError(t, err)
+	require.Less(t, heap, kernel, "Go would not notice before the kernel does")
 }

@@ -64,6 +64,7 @@ database does not answer, the rest is listed and the exit code is 3.`,
 		},
 	}
 	selectionFlags(cmd, &choice)
+	cmd.Flags().Lookup("since").Usage += " (open ones always count)"
 	statusFlag(cmd, &statuses, jobs.Statuses())
 	cmd.Flags().StringSliceVar(&codes, "code", nil, "only jobs with these error codes, for example llm_unreachable")
 	cmd.Flags().IntVar(&limit, "limit", 50, "how many jobs; 0 lists all")

@@ -145,7 +145,7 @@ func selectionFlags(cmd *cobra.Command, s *selection) {
 	f.StringSliceVar(&s.roles, "role", nil, "only these roles: "+job.RoleNames())
 	f.StringVar(&s.user, "user", "", "only jobs of this user")
 	f.StringVar(&s.project, "project", "", "only jobs of this project")
-	f.DurationVar(&s.since, "since", 0, "only jobs that ended this long ago at most, for example 2h (open ones always count)")
+	f.DurationVar(&s.since, "since", 0, "only jobs that ended this long ago at most, for example 2h")
 	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roleNames(), cobra.ShellCompDirectiveNoFileComp))
 }
 

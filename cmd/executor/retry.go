@@ -56,6 +56,7 @@ again from its dead letter.
 
 A selection is shown and confirmed first. What was interrupted goes on by calling
 the same command again: jobs that are completed by then are no longer selected.
+--dry-run shows the selection only; of jobs named by id it says what would be done.
 
 ID is a job id or a Temporal workflow id; where several roles have a job of that
 id, --role chooses one.`,
@@ -148,7 +149,7 @@ func (f *retryFlags) run(cmd *cobra.Command, o *operator, args []string, filter 
 	if err != nil {
 		return unreachable(err)
 	}
-	if f.dryRun {
+	if len(args) == 0 && f.dryRun {
 		return preview(o.out, jobs, len(jobs))
 	}
 	if len(args) == 0 {
@@ -171,15 +172,20 @@ func (f *retryFlags) run(cmd *cobra.Command, o *operator, args []string, filter 
 			Reason:   f.reason,
 			Override: workflows.Override{Model: f.model, MaxTokens: f.maxTokens, Force: f.force},
 			Pace:     retry.Pace{Rate: f.rate, Parallel: parallel},
+			DryRun:   f.dryRun,
 		},
 	}
-	progress := newMeter(cmd, "retrying", len(jobs))
+	doing := "retrying"
+	if f.dryRun {
+		doing = "looking at jobs"
+	}
+	progress := newMeter(cmd, doing, len(jobs))
 	results, err := retrier.Do(ctx, jobs, func(retry.Result) { progress.step() })
 	progress.stop()
 	if len(args) > 0 {
 		results = known(results, of)
 	}
-	if err == nil && f.wait {
+	if err == nil && f.awaits() {
 		err = f.await(cmd, rows, results)
 	}
 	if printErr := f.print(o, namespace, results); printErr != nil {
@@ -396,6 +402,9 @@ func connectOnce(o *operator) func(context.Context) (retry.Streams, error) {
 	}
 }
 
+// awaits reports whether outcomes are waited for: of a dry run there are none.
+func (f *retryFlags) awaits() bool { return f.wait && !f.dryRun }
+
 // await waits for the outcomes of what was retried.
 func (f *retryFlags) await(cmd *cobra.Command, rows retry.Rows, results []retry.Result) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
@@ -459,13 +468,14 @@ func (f *retryFlags) print(o *operator, namespace string, results []retry.Result
 		}
 		items = append(items, item)
 	}
+	target := func(r retryResult) string { return r.RunID + r.EntryID }
 	columns := []term.Column[retryResult]{
 		{Head: "role", Cell: func(r retryResult) string { return string(r.Role) }},
 		{Head: "job", Cell: func(r retryResult) string { return r.JobID }},
 		{Head: "result", Cell: func(r retryResult) string { return string(r.Result) }, Color: func(r retryResult) term.Color { return actionColor(r.Result) }},
-		{Head: "run or entry", Cell: func(r retryResult) string { return r.RunID + r.EntryID }},
+		{Head: "run or entry", Cell: target, Omit: none(target)},
 	}
-	if f.wait {
+	if f.awaits() {
 		columns = append(columns,
 			term.Column[retryResult]{Head: "outcome", Cell: func(r retryResult) string { return r.outcome() }, Color: func(r retryResult) term.Color { return r.color() }},
 			term.Column[retryResult]{Head: "model", Cell: func(r retryResult) string {
@@ -508,7 +518,7 @@ func (r retryResult) color() term.Color {
 
 func actionColor(a retry.Action) term.Color {
 	switch a {
-	case retry.Retried, retry.Resent:
+	case retry.Retried, retry.Resent, retry.WouldRetry, retry.WouldResend:
 		return term.Good
 	case retry.Running:
 		return term.Busy

@@ -62,9 +62,10 @@ func TestComposeLosesNothing(t *testing.T) { //nolint:paralleltest // the only t
 	})
 	s.step(t, "up", func() { s.compose(t, "up", "--detach", "--wait", "--wait-timeout", "120") })
 	s.ui = "http://" + s.compose(t, "port", "temporal", "8233")
-	s.hardened(t)
+	s.hardened(t, 11, "temporal") // 4 of others, mock-llm, bridge and five workers
 	s.setUp(t)
 	s.compose(t, "up", "--detach", "prometheus") // scrapes while the rest goes on
+	s.hardened(t, 12, "prometheus", "temporal")
 
 	s.step(t, "all roles", func() { s.allRoles(t) })
 	s.step(t, "scale", func() { s.scale(t) })
@@ -122,39 +123,50 @@ func (s *smoke) images(t *testing.T) {
 	}
 }
 
-// hardened checks every container: what it may do and what it publishes.
-func (s *smoke) hardened(t *testing.T) {
+// hardened checks every container, of which there are n: what it may do, and that
+// these services alone publish a port, on loopback.
+func (s *smoke) hardened(t *testing.T, n int, published ...string) {
 	t.Helper()
 	type container struct {
 		Name   string
-		Config struct{ User string }
-		State  struct {
+		Config struct {
+			Image, User string
+			Labels      map[string]string
+		}
+		State struct {
 			ExitCode int
 			Running  bool
 		}
 		HostConfig struct {
 			ReadonlyRootfs       bool
 			CapDrop, SecurityOpt []string
+			Memory, PidsLimit    int64
 			PortBindings         map[string][]struct{ HostIP, HostPort string }
 		}
 	}
-	ids := strings.Fields(s.compose(t, "ps", "--all", "--quiet"))
+	ids := strings.Fields(s.compose(t, "--profile", "observability", "ps", "--all", "--quiet"))
 	var containers []container
 	require.NoError(t, json.Unmarshal([]byte(s.docker(t, append([]string{"inspect"}, ids...)...)), &containers))
-	require.Len(t, containers, 11, "4 of others, mock-llm, bridge and five workers")
+	require.Len(t, containers, n)
+	var publishing []string
 	for _, c := range containers {
 		require.True(t, c.HostConfig.ReadonlyRootfs, c.Name)
 		require.Equal(t, []string{"ALL"}, c.HostConfig.CapDrop, c.Name)
 		require.Contains(t, c.HostConfig.SecurityOpt, "no-new-privileges:true", c.Name)
 		require.NotContains(t, []string{"", "0", "root"}, c.Config.User, c.Name)
+		require.EqualValues(t, 1024, c.HostConfig.PidsLimit, c.Name)
+		if strings.HasPrefix(c.Config.Image, "nodpt/executor:") {
+			require.EqualValues(t, 512<<20, c.HostConfig.Memory, c.Name)
+		}
 		require.True(t, c.State.Running || c.State.ExitCode == 0, c.Name)
 		for port, bindings := range c.HostConfig.PortBindings {
-			require.Contains(t, c.Name, "-temporal-", "publishes %s", port)
+			publishing = append(publishing, c.Config.Labels["com.docker.compose.service"])
 			for _, b := range bindings {
-				require.Equal(t, "127.0.0.1", b.HostIP, port)
+				require.Equal(t, "127.0.0.1", b.HostIP, "%s: %s", c.Name, port)
 			}
 		}
 	}
+	require.ElementsMatch(t, published, publishing)
 }
 
 // setUp checks what the one-shot service has done, and that nothing is missing.

@@ -96,6 +96,10 @@ const (
 	Resent    Action = "resent"    // its history is gone: its entry was added again
 	Resolved  Action = "resolved"  // dead letters only: nothing to do
 	Cannot    Action = "cannot"    // see Reason
+
+	// Of a dry run, in place of Retried and Resent.
+	WouldRetry  Action = "would be retried"
+	WouldResend Action = "would be resent"
 )
 
 // Result is what came of one job.
@@ -116,6 +120,8 @@ type Options struct {
 	Reason   string
 	Override workflows.Override
 	Pace     Pace
+	// DryRun finds out what would be done, from the same servers, and does nothing.
+	DryRun bool
 }
 
 // Retrier retries jobs.
@@ -175,6 +181,8 @@ func (r *Retrier) one(ctx context.Context, row job.Row) (Result, error) {
 		return Result{Action: Running, RunID: run.RunID}, nil
 	case row.Status == "":
 		return cannot("its run has ended and it has no row: a bridge writes that of a terminated run within 15 s; if rows were lost: executor dlq replay --unresolved"), nil
+	case r.Options.DryRun:
+		return Result{Action: WouldRetry}, nil
 	}
 
 	req := Request{ID: requestID(row, run), Reason: r.Options.Reason, Override: r.Options.Override}
@@ -218,6 +226,9 @@ func (r *Retrier) resend(ctx context.Context, row job.Row) (Result, error) {
 	fields, err := r.sent(ctx, streams, row)
 	if err != nil {
 		return verdict(err)
+	}
+	if r.Options.DryRun {
+		return Result{Action: WouldResend}, nil
 	}
 	id, err := streams.Add(ctx, row.Stream, fields)
 	if err != nil {

@@ -165,6 +165,50 @@ func TestOne(t *testing.T) {
 	}
 }
 
+// A dry run says what would be done, and does nothing.
+func TestDryRun(t *testing.T) {
+	t.Parallel()
+	failed := failedJob("j1")
+	completed, rowless := failed, job.Row{Role: job.Agent, JobID: "j1"}
+	completed.Status = job.Completed
+	letter := func(s *fakeStreams) {
+		s.dead["jobs:agent/2000-1"] = stream.Dead{EntryID: "1000-1", Fields: fields("jobId", "j1", "task", "t")}
+	}
+	tests := map[string]struct {
+		row      job.Row
+		override workflows.Override
+		prepare  func(*fakeRuns, *fakeStreams)
+		want     Action
+	}{
+		"failed":                  {row: failed, want: WouldRetry},
+		"completed":               {row: completed, want: Completed},
+		"completed, other model":  {row: completed, override: workflows.Override{Model: "m"}, want: Completed},
+		"completed, force":        {row: completed, override: workflows.Override{Force: true}, want: WouldRetry},
+		"unknown":                 {row: rowless, prepare: gone, want: Cannot},
+		"no row and a closed run": {row: rowless, want: Cannot},
+		"runs": {row: failed, want: Running, prepare: func(r *fakeRuns, _ *fakeStreams) {
+			r.current[failed.WorkflowID] = Run{WorkflowID: failed.WorkflowID, RunID: "other", Open: true}
+		}},
+		"history gone, dead letter":         {row: failed, want: WouldResend, prepare: func(r *fakeRuns, s *fakeStreams) { gone(r, s); letter(s) }},
+		"history gone, dead letter deleted": {row: failed, want: Cannot, prepare: gone},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runs, streams, r := world(failed)
+			r.Options.Override, r.Options.DryRun = tt.override, true
+			if tt.prepare != nil {
+				tt.prepare(runs, streams)
+			}
+			results, err := r.Do(t.Context(), []job.Row{tt.row}, func(Result) {})
+			require.NoError(t, err)
+			require.Equal(t, tt.want, results[0].Action)
+			require.Empty(t, runs.asked)
+			require.Empty(t, streams.added)
+		})
+	}
+}
+
 func gone(r *fakeRuns, _ *fakeStreams) { clear(r.current) }
 
 // A lost reply is asked for again, and nothing is started twice.

@@ -5,15 +5,26 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 )
 
 // temporalCLI names the Temporal CLI, which `make test-temporal-cli` builds.
@@ -97,4 +108,100 @@ func TestRetryByTheTemporalCLI(t *testing.T) {
 	b.Visible(2*n+1, "WorkflowType='JobWorkflow' AND ExecutionStatus='Completed' AND JobRole='agent'")
 	require.Equal(t, 2*n, b.LLM.Stats().Calls, "one call for each failure, one for each retry")
 	require.Contains(t, b.temporal("batch", "list"), "Completed")
+}
+
+// TestComposeFileByTheTemporalCLI runs what docker-compose.yml runs in Temporal's
+// image, the server, its health check and the setup, with the tool itself instead
+// of the stand-in that the compose test has to take.
+func TestComposeFileByTheTemporalCLI(t *testing.T) {
+	t.Parallel()
+	cli := os.Getenv(temporalCLI)
+	require.NotEmpty(t, cli, "run this through make test-temporal-cli")
+	dir, bin := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Symlink(cli, filepath.Join(bin, "temporal")))
+	port, err := shared.ports.Free(t.Context())
+	require.NoError(t, err)
+	uiPort, err := shared.ports.Free(t.Context())
+	require.NoError(t, err)
+	env := []string{"HOME=" + dir, "PATH=" + bin + ":" + os.Getenv("PATH")}
+	run := func(ctx context.Context, name string, args ...string) error {
+		cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // G204: the tool under test
+		cmd.Dir, cmd.Env = dir, env
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s %q: %w\n%s", name, args, err, out)
+		}
+		return nil
+	}
+
+	// The server, at other places than those of the container.
+	args := strings.Fields(strings.ReplaceAll(ofCompose(t, "temporal", `(?m)^    command:\n((?:      - \S+\n)+)`), "      - ", ""))
+	replace := func(flag string, with ...string) {
+		i := slices.IndexFunc(args, func(arg string) bool { return strings.HasPrefix(arg+"=", flag+"=") })
+		require.GreaterOrEqual(t, i, 0, "%s is not in %q", flag, args)
+		args = slices.Replace(args, i, i+1, with...)
+	}
+	replace("--ip", "--ip=127.0.0.1", "--port="+strconv.Itoa(port))
+	replace("--ui-port", "--ui-port="+strconv.Itoa(uiPort))
+	replace("--db-filename", "--db-filename="+filepath.Join(dir, "temporal.db"))
+	replace("--ui-disable-news-fetch") // newer than the newest version that can be built here; the image has it
+	server, err := proc.Start(proc.Spec{
+		Name: "temporal", Path: cli, Args: args, Env: env, Dir: dir, LogFile: filepath.Join(dir, "temporal.log"),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, server.Stop(context.WithoutCancel(t.Context()), 30*time.Second), "within its stop_grace_period")
+		if t.Failed() {
+			t.Logf("end of the server's log:\n%s", server.LogTail(40))
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	var health []string
+	require.NoError(t, json.Unmarshal([]byte(ofCompose(t, "temporal", `test: (\[.*\])`)), &health))
+	require.Equal(t, "CMD", health[0])
+	i := slices.Index(health, "--address=127.0.0.1:7233")
+	require.Positive(t, i, "%q", health)
+	health[i] = "--address=" + proc.Loopback(port)
+	require.NoError(t, server.WaitReady(ctx, func(ctx context.Context) error { return run(ctx, filepath.Join(bin, health[1]), health[2:]...) }))
+	require.NoError(t, server.WaitReady(ctx, proc.HTTPReady("http://"+proc.Loopback(uiPort))))
+
+	// The setup, which runs again at each `up`.
+	script := ofCompose(t, "setup", `(?m)^    command:\n      - \|\n((?:        .*\n)+)`)
+	require.Contains(t, script, "temporal:7233")
+	require.NotContains(t, script, "$", "compose would put something there")
+	script = strings.ReplaceAll(script, "temporal:7233", proc.Loopback(port))
+	for range 2 {
+		require.NoError(t, run(ctx, "sh", "-euc", script))
+	}
+
+	c, err := client.NewLazyClient(client.Options{HostPort: proc.Loopback(port), Logger: harness.Silent{}})
+	require.NoError(t, err)
+	defer c.Close()
+	namespace, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: "default"})
+	require.NoError(t, err)
+	require.Equal(t, 720*time.Hour, namespace.GetConfig().GetWorkflowExecutionRetentionTtl().AsDuration())
+	attributes, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: "default"})
+	require.NoError(t, err)
+	names := slices.Sorted(maps.Keys(attributes.GetCustomAttributes()))
+	for _, name := range []string{"JobModel", "JobNodptWorkflow", "JobProject", "JobRole", "JobUser"} {
+		require.Contains(t, names, name)
+		require.Equal(t, "Keyword", attributes.GetCustomAttributes()[name].String(), name)
+	}
+}
+
+// ofCompose is the first group of a pattern's match in a service of
+// docker-compose.yml.
+func ofCompose(t *testing.T, service, pattern string) string {
+	t.Helper()
+	root, err := harness.RepositoryRoot()
+	require.NoError(t, err)
+	file, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
+	require.NoError(t, err)
+	_, text, found := strings.Cut(string(file), "\n  "+service+":\n")
+	require.True(t, found, service)
+	text, _, _ = strings.Cut(text, "\n\n")
+	match := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	require.NotNil(t, match, "%s has no %s", service, pattern)
+	return match[1]
 }

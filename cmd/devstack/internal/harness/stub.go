@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -97,7 +98,13 @@ func (s *Stub) Release() {
 // Await waits until the counters meet a condition.
 func (s *Stub) Await(what string, condition func(Stats) bool) {
 	s.b.T.Helper()
-	s.b.Wait(what, func(ctx context.Context) error {
+	s.AwaitFor(Patience, what, condition)
+}
+
+// AwaitFor is Await with another patience.
+func (s *Stub) AwaitFor(d time.Duration, what string, condition func(Stats) bool) {
+	s.b.T.Helper()
+	s.b.WaitFor(d, what, func(ctx context.Context) error {
 		st, err := s.do(ctx, http.MethodGet, "/_/stats", nil)
 		if err != nil {
 			return err
