@@ -328,7 +328,7 @@ func (l *lane) request(ctx context.Context, it *item, requestID string, reuse Re
 	origin := l.origin(it.entry)
 	origin.Redelivered = !it.fresh
 	res, err := l.b.temporal.Start(ctx, StartRequest{
-		Input:     workflows.Input{Job: it.decoded.Job, Origin: origin},
+		Input:     workflows.Input{Job: it.decoded.Job, Origin: origin, Plan: workflows.CurrentPlan},
 		RequestID: requestID,
 		Reuse:     reuse,
 	})

@@ -41,12 +41,15 @@ func NewRole(cfg Config, role job.Role, c Calls) Component {
 
 // NewWorkflows returns the component of JobWorkflow and the final activities.
 func NewWorkflows(rows Rows, entries Entries, m activities.FinishMetrics) Component {
+	persist, publish := activities.NewPersist(rows, m), activities.NewPublish(entries)
+	deadLetter, acknowledge := activities.NewDeadLetter(entries, rows), activities.NewAcknowledge(entries)
 	return WorkflowsComponent(Final{
 		workflows.ActivityReadRow:     activities.NewReadRow(rows).Run,
-		workflows.ActivityPersist:     activities.NewPersist(rows, m).Run,
-		workflows.ActivityPublish:     activities.NewPublish(entries).Run,
-		workflows.ActivityDeadLetter:  activities.NewDeadLetter(entries, rows).Run,
-		workflows.ActivityAcknowledge: activities.NewAcknowledge(entries).Run,
+		workflows.ActivityFinish:      activities.NewFinish(persist, publish, deadLetter, acknowledge).Run,
+		workflows.ActivityPersist:     persist.Run,
+		workflows.ActivityPublish:     publish.Run,
+		workflows.ActivityDeadLetter:  deadLetter.Run,
+		workflows.ActivityAcknowledge: acknowledge.Run,
 	})
 }
 

@@ -24,9 +24,11 @@ const QueueWorkflows = "executor-workflows"
 // it are the role's concurrency limit.
 func RoleQueue(role job.Role) string { return "executor-" + string(role) }
 
-// Names of the activities. The role activity of a role is named after it.
+// Names of the activities. The role activity of a role is named after it. Finish
+// does what the four below it do, one after the other.
 const (
 	ActivityReadRow     = "ReadRow"
+	ActivityFinish      = "Finish"
 	ActivityPersist     = "Persist"
 	ActivityPublish     = "Publish"
 	ActivityDeadLetter  = "DeadLetter"
@@ -117,6 +119,9 @@ type Override struct {
 type Input struct {
 	Job    job.Job    `json:"job"`
 	Origin job.Origin `json:"origin"`
+	// Plan is the order of steps that the run follows: CurrentPlan, or less for a
+	// run of an older version.
+	Plan int `json:"plan,omitempty"`
 }
 
 // Call is the argument of a role activity.
@@ -154,17 +159,17 @@ type Failure struct {
 	Cause string `json:"cause,omitempty"`
 }
 
-// Stored is the result of Persist and ReadRow.
+// Stored is the result of Persist, Finish and ReadRow.
 type Stored struct {
-	Verdict job.Verdict `json:"verdict,omitempty"` // Persist only
+	Verdict job.Verdict `json:"verdict,omitempty"` // not of ReadRow
 	Found   bool        `json:"found,omitempty"`   // ReadRow only
 	// Row is the stored row where it differs from what the workflow knows
 	// already; ReadRow leaves its output out.
 	Row *job.Row `json:"row,omitempty"`
 }
 
-// Settled is the argument of Publish and DeadLetter: the row as it stands, and
-// where its entry was read. Publish gets the job without task and payload. The
+// Settled is the argument of Finish, Publish and DeadLetter: the row as it stands,
+// and where its entry was read. Publish gets the job without task and payload. The
 // argument of Persist is a job.Row, that of Acknowledge a job.Origin.
 type Settled struct {
 	Row    job.Row    `json:"row"`

@@ -148,6 +148,15 @@ func (s *story) answered(o job.Outcome, elapsed time.Duration) {
 	s.did(line)
 }
 
+// stored adds what became of the row.
+func (s *story) stored(row job.Row, verdict job.Verdict) {
+	if verdict == job.Superseded {
+		s.did("Superseded: a newer run has stored " + outcomeText(row) + ", so nothing is published")
+		return
+	}
+	s.did("Stored: " + outcomeText(row))
+}
+
 // failed adds why the call failed.
 func (s *story) failed(o job.Outcome, cause string) {
 	line := "Failed: " + code(o.ErrorCode)

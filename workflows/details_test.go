@@ -38,6 +38,8 @@ func TestJobWorkflowTellsItsStory(t *testing.T) {
 		asking       = "**Now:** asking the model (agent call on queue `executor-agent`); its attempts are below, as a pending activity"
 		published    = "- Published to `signalr:updates`"
 		acknowledged = "- Acknowledged: `1700000000000-0` of `jobs:agent`"
+		finishing    = "- Answered: model `m`, 3 prompt and 5 completion tokens, 1 attempt, after 0s\n\n" +
+			"**Now:** storing the row, publishing the update and acknowledging the entry\n"
 	)
 	completedElsewhere := job.Row{Effect: "entry:jobs:agent/1-0", Outcome: job.Outcome{Status: job.Completed}}
 	tests := map[string]struct {
@@ -48,11 +50,7 @@ func TestJobWorkflowTellsItsStory(t *testing.T) {
 		"completed": {
 			told: []string{
 				lines(asking),
-				lines("- Answered: model `m`, 3 prompt and 5 completion tokens, 1 attempt, after 0s", "", "**Now:** storing the row"),
-				lines("- Answered: model `m`, 3 prompt and 5 completion tokens, 1 attempt, after 0s", "- Stored: completed", "",
-					"**Now:** publishing the update"),
-				lines("- Answered: model `m`, 3 prompt and 5 completion tokens, 1 attempt, after 0s", "- Stored: completed", published, "",
-					"**Now:** acknowledging the entry"),
+				finishing, finishing, finishing,
 			},
 			end: lines("- Answered: model `m`, 3 prompt and 5 completion tokens, 1 attempt, after 0s", "- Stored: completed", published, acknowledged, "",
 				"**Ended:** completed"),

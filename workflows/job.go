@@ -184,22 +184,38 @@ func (r *run) failed(code, message string, f Failure) (job.Outcome, error) {
 	return outcome, temporal.NewNonRetryableApplicationError(message, code, nil)
 }
 
-// settle finishes the books: row, update, dead letter, acknowledgement.
+// settle finishes the books: row, update, dead letter, acknowledgement. While all
+// is well that is one local activity, else one step after the other.
 func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Result, error) {
 	row := r.row(outcome, workflow.Now(ctx))
-	var stored Stored
-	r.story.now(ctx, "storing the row")
-	if err := r.step(ctx, ActivityPersist, "persist", row, &stored); err != nil {
-		return Result{}, err
-	}
-	if stored.Row != nil {
-		row = *stored.Row // what was stored first stands, and is what gets published
-		if row.Effect == r.effect {
-			cause = causeOf(row)
+	if r.finishesAtOnce() {
+		r.story.now(ctx, "storing the row, publishing the update and acknowledging the entry")
+		var stored Stored
+		if local(ctx, ActivityFinish, "persist, publish, acknowledge", Settled{Row: row, Job: r.Job, Origin: r.Origin}, &stored) == nil {
+			row, cause = r.standing(row, stored, cause)
+			r.story.stored(row, stored.Verdict)
+			if stored.Verdict != job.Superseded {
+				r.story.did("Published to " + code(r.Origin.Updates))
+				if row.Status == job.Failed {
+					r.story.did("Dead letter written")
+				}
+			}
+			return r.acknowledged(ctx, row, stored.Verdict, cause)
 		}
 	}
+
+	persist := r.step
+	if r.finishesAtOnce() {
+		persist = r.regular // the local budget is spent, and most likely on this one
+	}
+	var stored Stored
+	r.story.now(ctx, "storing the row")
+	if err := persist(ctx, ActivityPersist, "persist", row, &stored); err != nil {
+		return Result{}, err
+	}
+	row, cause = r.standing(row, stored, cause)
+	r.story.stored(row, stored.Verdict)
 	if stored.Verdict != job.Superseded {
-		r.story.did("Stored: " + outcomeText(row))
 		settled := Settled{Row: row, Job: r.identifiers(), Origin: r.Origin}
 		r.story.now(ctx, "publishing the update")
 		if err := r.step(ctx, ActivityPublish, "publish", settled, nil); err != nil {
@@ -214,13 +230,28 @@ func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Re
 			}
 			r.story.did("Dead letter written")
 		}
-	} else {
-		r.story.did("Superseded: a newer run has stored " + outcomeText(row) + ", so nothing is published")
 	}
 	r.story.now(ctx, "acknowledging the entry")
 	if err := r.step(ctx, ActivityAcknowledge, "acknowledge", r.Origin, nil); err != nil {
 		return Result{}, err
 	}
+	return r.acknowledged(ctx, row, stored.Verdict, cause)
+}
+
+// standing is the row as it stands, and what the run ends with: what was stored
+// first stands, and is what gets published.
+func (r *run) standing(row job.Row, stored Stored, cause error) (job.Row, error) {
+	if stored.Row == nil {
+		return row, cause
+	}
+	if stored.Row.Effect == r.effect {
+		cause = causeOf(*stored.Row)
+	}
+	return *stored.Row, cause
+}
+
+// acknowledged ends the run.
+func (r *run) acknowledged(ctx workflow.Context, row job.Row, verdict job.Verdict, cause error) (Result, error) {
 	if r.Origin.EntryID != "" {
 		r.story.did("Acknowledged: " + code(r.Origin.EntryID) + " of " + code(r.Origin.Stream))
 	}
@@ -228,7 +259,7 @@ func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Re
 	if cause != nil {
 		return Result{}, cause
 	}
-	return result(row, stored.Verdict), nil
+	return result(row, verdict), nil
 }
 
 // causeOf is the error a run with this stored outcome ends with.
@@ -273,18 +304,28 @@ func result(row job.Row, verdict job.Verdict) Result {
 	}
 }
 
-// step runs a final step as a local activity, and as a regular one when the
-// local budget is spent. Regular steps are retried for ever, so an error here is
-// one that no retry can heal.
+// step runs a final step as a local activity, and as a regular one when the local
+// budget is spent.
 func (r *run) step(ctx workflow.Context, name, summary string, argument, result any) error {
-	err := workflow.ExecuteLocalActivity(
-		workflow.WithLocalActivityOptions(ctx, stepLocal(summary)), name, argument,
-	).Get(ctx, result)
-	if err == nil {
+	if local(ctx, name, summary, argument, result) == nil {
 		return nil
 	}
+	return r.regular(ctx, name, summary, argument, result)
+}
+
+// regular runs a step until it succeeds: an error here is one that no retry can
+// heal.
+func (r *run) regular(ctx workflow.Context, name, summary string, argument, result any) error {
 	r.story.stuck(ctx)
 	return workflow.ExecuteActivity(
 		workflow.WithActivityOptions(ctx, stepRegular(summary)), name, argument,
+	).Get(ctx, result)
+}
+
+// local runs a final step, or all of them, as a local activity with a short
+// budget.
+func local(ctx workflow.Context, name, summary string, argument, result any) error {
+	return workflow.ExecuteLocalActivity(
+		workflow.WithLocalActivityOptions(ctx, stepLocal(summary)), name, argument,
 	).Get(ctx, result)
 }

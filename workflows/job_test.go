@@ -3,6 +3,7 @@ package workflows_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -54,6 +55,7 @@ func newBundle(t *testing.T, role job.Role) *bundle {
 				Stream: role.Stream(), EntryID: "1700000000000-0", Group: "executor-group", Updates: "signalr:updates",
 				EnqueuedAt: time.UnixMilli(1700000000000).UTC(),
 			},
+			Plan: workflows.CurrentPlan,
 		},
 	}
 	// One second, the default, is short for a starved machine.
@@ -74,15 +76,15 @@ func newBundle(t *testing.T, role job.Role) *bundle {
 		b.note("ReadRow", func() {})
 		return b.stored, nil
 	})
-	register(workflows.ActivityPersist, func(_ context.Context, row job.Row) (workflows.Stored, error) {
+	persist := func(_ context.Context, row job.Row) (workflows.Stored, error) {
 		b.note("Persist", func() { b.persisted = append(b.persisted, row) })
 		if b.persist != nil {
 			return b.persist(row)
 		}
 		return workflows.Stored{Verdict: job.Written}, nil
-	})
+	}
 	attempts := 0
-	register(workflows.ActivityPublish, func(ctx context.Context, s workflows.Settled) (bool, error) {
+	publish := func(ctx context.Context, s workflows.Settled) (bool, error) {
 		if b.publish != nil {
 			attempts++
 			if err := b.publish(attempts, activity.GetInfo(ctx).IsLocalActivity); err != nil {
@@ -91,14 +93,37 @@ func newBundle(t *testing.T, role job.Role) *bundle {
 		}
 		b.note("Publish", func() { b.published = append(b.published, s) })
 		return true, nil
-	})
-	register(workflows.ActivityDeadLetter, func(_ context.Context, s workflows.Settled) (string, error) {
+	}
+	deadLetter := func(_ context.Context, s workflows.Settled) (string, error) {
 		b.note("DeadLetter", func() { b.dead = append(b.dead, s) })
 		return "1-0", nil
-	})
-	register(workflows.ActivityAcknowledge, func(_ context.Context, o job.Origin) error {
+	}
+	acknowledge := func(_ context.Context, o job.Origin) error {
 		b.note("Acknowledge", func() { b.acked = append(b.acked, o) })
 		return nil
+	}
+	register(workflows.ActivityPersist, persist)
+	register(workflows.ActivityPublish, publish)
+	register(workflows.ActivityDeadLetter, deadLetter)
+	register(workflows.ActivityAcknowledge, acknowledge)
+	// The real one is tested where it is; here it is what the workflow relies on.
+	register(workflows.ActivityFinish, func(ctx context.Context, s workflows.Settled) (workflows.Stored, error) {
+		stored, err := persist(ctx, s.Row)
+		if err != nil {
+			return stored, err
+		}
+		if stored.Row != nil {
+			s.Row = *stored.Row
+		}
+		if stored.Verdict != job.Superseded {
+			if _, err := publish(ctx, s); err != nil {
+				return stored, err
+			}
+			if s.Row.Status == job.Failed {
+				_, _ = deadLetter(ctx, s) // never fails here
+			}
+		}
+		return stored, acknowledge(ctx, s.Origin)
 	})
 	return b
 }
@@ -138,6 +163,7 @@ func TestJobWorkflowCompletesEveryRole(t *testing.T) {
 		t.Run(string(role), func(t *testing.T) {
 			t.Parallel()
 			b := newBundle(t, role).fromEntry(t)
+			locals := b.locals()
 			result, err := b.execute(t)
 			require.NoError(t, err)
 			effect := "entry:jobs:" + string(role) + "/1700000000000-0"
@@ -159,10 +185,32 @@ func TestJobWorkflowCompletesEveryRole(t *testing.T) {
 			require.Equal(t, []string{"w1", "u1", "p1", "n1", "c1"},
 				[]string{row.NodptWorkflowID, row.UserID, row.ProjectID, row.NodeID, row.ConnectionID})
 			require.Equal(t, row, b.published[0].Row)
-			require.Empty(t, b.published[0].Job.Task+b.published[0].Job.Payload, "content is not carried where it is not needed")
 			require.Equal(t, b.in.Origin, b.acked[0])
+			require.Equal(t, []string{workflows.ActivityFinish}, *locals, "the final steps are one")
 		})
 	}
+}
+
+// Runs that were started before the final steps became one go on as they began.
+func TestJobWorkflowOfPlanZero(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t, job.Agent).fromEntry(t)
+	b.in.Plan = 0
+	locals := b.locals()
+	result, err := b.execute(t)
+	require.NoError(t, err)
+	require.Equal(t, job.Completed, result.Status)
+	require.Equal(t, []string{"RunAgent", "Persist", "Publish", "Acknowledge"}, b.steps)
+	require.Equal(t, b.steps[1:], *locals)
+}
+
+// locals lists the local activities of the run.
+func (b *bundle) locals() *[]string {
+	names := new([]string)
+	b.SetOnLocalActivityStartedListener(func(info *activity.Info, _ context.Context, _ []any) {
+		*names = append(*names, info.ActivityType.Name)
+	})
+	return names
 }
 
 func TestJobWorkflowFailureLeavesDeadLetter(t *testing.T) {
@@ -312,7 +360,18 @@ func TestJobWorkflowStartedByHand(t *testing.T) {
 
 func TestJobWorkflowFinalStepFallsBackToRegularActivity(t *testing.T) {
 	t.Parallel()
+	for plan := range workflows.CurrentPlan + 1 {
+		t.Run(fmt.Sprintf("plan %d", plan), func(t *testing.T) {
+			t.Parallel()
+			testFallBack(t, plan)
+		})
+	}
+}
+
+func testFallBack(t *testing.T, plan int) {
+	t.Helper()
 	b := newBundle(t, job.Agent).fromEntry(t)
+	b.in.Plan = plan
 	var locals, regulars int
 	b.publish = func(_ int, local bool) error {
 		if local {
@@ -331,6 +390,8 @@ func TestJobWorkflowFinalStepFallsBackToRegularActivity(t *testing.T) {
 	require.Equal(t, 4, regulars)
 	require.Len(t, b.calls, 1, "an outage of Redis pays for no second call")
 	require.Len(t, b.acked, 1)
+	last := b.published[len(b.published)-1]
+	require.Empty(t, last.Job.Task+last.Job.Payload, "content is not carried into the history where it is not needed")
 }
 
 func TestJobWorkflowUnknownRole(t *testing.T) {

@@ -44,7 +44,7 @@ func roleCall(role job.Role, override Override) workflow.ActivityOptions {
 	}
 }
 
-// stepLocal suits a final step while all is well: it runs inside the workflow
+// stepLocal suits final steps while all is well: they run inside the workflow
 // task, without a round trip through the server. Its budget must end before a
 // workflow task does (10 s).
 func stepLocal(summary string) workflow.LocalActivityOptions {

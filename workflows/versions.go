@@ -2,10 +2,19 @@ package workflows
 
 import "go.temporal.io/sdk/workflow"
 
-// Every workflow.GetVersion flag of this package is in this file, behind a
+// Everything that tells runs of different versions apart is in this file, behind a
 // function named after the question it answers, so that the workflow reads
 // without version numbers and one look here shows which old histories are still
 // supported.
+
+// CurrentPlan is the plan that runs are started with. A flag of
+// workflow.GetVersion would tell the same, for two more events in every run.
+const CurrentPlan = 1
+
+// finishesAtOnce reports whether a run tries all final steps in one local
+// activity before it does them one by one. Runs of plan 0 had a local activity for
+// each.
+func (in Input) finishesAtOnce() bool { return in.Plan >= 1 }
 
 // readsRowFirst reports whether a run started by hand is at its beginning, where
 // it reads the row before it does anything else. A run that was reset to a later
