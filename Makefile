@@ -9,6 +9,12 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 5s
 # Arguments for `make demo` and `make dev`.
 ARGS ?=
+# For `make bench-go`: a version to compare with, which benchmarks, how often and
+# how long.
+BASE      ?=
+BENCH     ?= .
+COUNT     ?= 6
+BENCHTIME ?= 1s
 
 BIN     := $(CURDIR)/bin
 TOOLS   := $(BIN)/tools
@@ -32,6 +38,7 @@ OLLAMA_VERSION        := v0.6.5
 TEMPORAL_CLI_VERSION  := v1.5.1
 # The newest version that resolves; works with Debian's engine.
 COMPOSE_VERSION       := v5.0.2
+BENCHSTAT_VERSION     := v0.0.0-20260908200009-22c9c6c9d4da
 
 GOLANGCI      := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
@@ -40,6 +47,7 @@ WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)/workflowcheck
 OLLAMA        := $(TOOLS)/ollama-$(OLLAMA_VERSION)/ollama
 TEMPORAL_CLI  := $(TOOLS)/temporal-$(TEMPORAL_CLI_VERSION)/temporal
 COMPOSE       := $(TOOLS)/compose-$(COMPOSE_VERSION)/docker-compose
+BENCHSTAT     := $(TOOLS)/benchstat-$(BENCHSTAT_VERSION)/benchstat
 
 # scripts/test writes one result file per run there; .ci/run adds them up.
 export GOTESTSUM RESULTS OLLAMA COMPOSE
@@ -145,7 +153,7 @@ executor-chaos: ## bin/executor-chaos: race detector, and crash points that EXEC
 	CGO_ENABLED=1 $(GO) build -buildvcs=false -race -tags failpoints -ldflags "-X main.version=$(VERSION)" -o $(BIN)/executor-chaos ./cmd/executor
 
 ##@ Measure it
-.PHONY: bench bench-quick
+.PHONY: bench bench-quick bench-go bench-go-once
 bench-quick: build build-devstack $(BIN)/bench ## ratios in at most five minutes; the last line is JSON
 	@scripts/need redis-server
 	@$(BIN)/bench quick --executor $(BIN)/executor --devstack $(BIN)/devstack --data $(CURDIR)/build/bench
@@ -153,6 +161,14 @@ bench-quick: build build-devstack $(BIN)/bench ## ratios in at most five minutes
 bench: build build-devstack $(BIN)/bench ## everything that docs/benchmarks.md shows, and that page; about an hour
 	@scripts/need redis-server postgres
 	scripts/bench
+
+bench-go: $(BENCHSTAT) ## Go benchmarks of the hot paths; BASE=<git ref> compares with that version
+	@scripts/need redis-server
+	GO="$(GO)" BENCHSTAT=$(BENCHSTAT) BASE="$(BASE)" BENCH="$(BENCH)" COUNT="$(COUNT)" BENCHTIME="$(BENCHTIME)" scripts/bench-go
+
+bench-go-once: ## each of them a single time, to see that it works
+	@scripts/need cc redis-server
+	GO="$(GO)" scripts/bench-go once
 
 ##@ Check it
 .PHONY: lint fmt tidy tidy-check vuln check-binary
@@ -210,6 +226,9 @@ $(COMPOSE):
 	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$(COMPOSE_VERSION)" \
 		github.com/docker/compose/v5/cmd@$(COMPOSE_VERSION)
 	mv $(@D)/cmd $@
+
+$(BENCHSTAT):
+	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION)
 
 # With the server it can run, as large as cmd/devstack; takes about five minutes.
 $(TEMPORAL_CLI):

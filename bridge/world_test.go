@@ -35,7 +35,7 @@ const patience = 30 * time.Second
 // world is one system around bridges: a real Redis, a real store, and a workflow
 // service in memory that keeps the server's promises about ids.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	server   *redistest.Server
 	client   *stream.Client // the test's own view
 	store    *store.Store
@@ -44,7 +44,7 @@ type world struct {
 	metrics  *counts
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	server := redistest.Start(t)
 	w := &world{t: t, server: server, temporal: newFakeTemporal(), metrics: newCounts()}

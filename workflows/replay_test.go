@@ -28,18 +28,40 @@ func TestReplay(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			t.Parallel()
-			f, err := os.Open(file)
-			require.NoError(t, err)
-			defer func() { require.NoError(t, f.Close()) }()
-			history, err := client.HistoryFromJSON(f, client.HistoryJSONOptions{})
-			require.NoError(t, err)
+			replay := replayHistory(t, file, slog.NewTextHandler(t.Output(), nil))
+			require.NoError(t, replay())
+		})
+	}
+}
 
-			replayer := worker.NewWorkflowReplayer()
-			replayer.RegisterWorkflowWithOptions(workflows.JobWorkflow, workflow.RegisterOptions{Name: workflows.WorkflowType})
-			logger := log.NewStructuredLogger(slog.New(slog.NewTextHandler(t.Output(), nil)))
-			require.NoError(t, replayer.ReplayWorkflowHistoryWithOptions(logger, history, worker.ReplayWorkflowHistoryOptions{
-				OriginalExecution: workflow.Execution{ID: "replayed", RunID: runID(history)},
-			}))
+// replayHistory returns a function that runs the workflow code against the history in
+// a file.
+func replayHistory(t testing.TB, file string, logs slog.Handler) func() error {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	history, err := client.HistoryFromJSON(f, client.HistoryJSONOptions{})
+	require.NoError(t, err)
+
+	replayer := worker.NewWorkflowReplayer()
+	replayer.RegisterWorkflowWithOptions(workflows.JobWorkflow, workflow.RegisterOptions{Name: workflows.WorkflowType})
+	return func() error {
+		return replayer.ReplayWorkflowHistoryWithOptions(log.NewStructuredLogger(slog.New(logs)), history,
+			worker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: "replayed", RunID: runID(history)}})
+	}
+}
+
+// BenchmarkReplay is what a whole job costs in workflow code, the SDK's part
+// included: decoding its events, running JobWorkflow and comparing its commands.
+func BenchmarkReplay(b *testing.B) {
+	for _, name := range []string{"completed-agent", "failed"} {
+		b.Run(name, func(b *testing.B) {
+			replay := replayHistory(b, filepath.Join("testdata", name+".json"), slog.DiscardHandler)
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, replay())
+			}
 		})
 	}
 }

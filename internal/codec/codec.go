@@ -80,12 +80,14 @@ func (c *Codec) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 	if !c.Encrypts() {
 		return payloads, nil
 	}
+	key := c.keys[c.active]
 	encoded := make([]*commonpb.Payload, len(payloads))
 	for i, p := range payloads {
 		if p == nil {
 			continue
 		}
-		plain, err := proto.Marshal(p)
+		// With room for what sealing adds, so that it happens in place.
+		plain, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(make([]byte, 0, proto.Size(p)+key.Overhead()), p)
 		if err != nil {
 			// The error's text may quote the payload.
 			return nil, fmt.Errorf("a payload cannot be encrypted: %T", err)
@@ -95,7 +97,7 @@ func (c *Codec) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error
 				converter.MetadataEncoding: []byte(Encoding),
 				MetadataKeyID:              []byte(c.active),
 			},
-			Data: c.keys[c.active].Seal(nil, nil, plain, additionalData(c.active)), //nolint:gosec // G407: this AEAD makes its own random nonce
+			Data: key.Seal(plain[:0], nil, plain, additionalData(c.active)), //nolint:gosec // G407: this AEAD makes its own random nonce
 		}
 	}
 	return encoded, nil

@@ -658,14 +658,3 @@ func TestSafeText(t *testing.T) {
 		})
 	}
 }
-
-func BenchmarkDecode(b *testing.B) {
-	e := entry("jobId", "j1", "workflowId", "w1", "userId", "u1", "projectId", "p1", "connectionId", "c1",
-		"task", "do it", "payload", `{"k":1}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := job.Decode(job.Agent, e); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -96,9 +97,9 @@ func nesting(text string) int {
 // loneSurrogate reports whether a valid JSON string escapes half of a UTF-16
 // pair, which UTF-8 cannot hold.
 func loneSurrogate(quoted []byte) bool {
-	s := string(quoted)
+	s := quoted
 	for {
-		at := strings.IndexByte(s, '\\')
+		at := bytes.IndexByte(s, '\\')
 		if at < 0 {
 			return false
 		}
@@ -125,10 +126,10 @@ func loneSurrogate(quoted []byte) bool {
 const escapeLen = len(`\uXXXX`)
 
 // utf16Escape reads the escape \uXXXX that s begins with.
-func utf16Escape(s string) (unit uint64, ok bool) {
-	if len(s) < escapeLen || s[:2] != `\u` {
+func utf16Escape(s []byte) (unit uint64, ok bool) {
+	if len(s) < escapeLen || s[0] != '\\' || s[1] != 'u' {
 		return 0, false
 	}
-	unit, err := strconv.ParseUint(s[2:escapeLen], 16, 16)
+	unit, err := strconv.ParseUint(string(s[2:escapeLen]), 16, 16)
 	return unit, err == nil
 }

@@ -42,7 +42,7 @@ type bundle struct {
 	a, b *Store
 }
 
-func open(t *testing.T, url string) *Store {
+func open(t testing.TB, url string) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), Config{URL: url}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
@@ -72,7 +72,7 @@ func completed(jobID, effect string, fence time.Time) job.Row {
 	}
 }
 
-func persist(t *testing.T, s *Store, row job.Row) job.Persisted {
+func persist(t testing.TB, s *Store, row job.Row) job.Persisted {
 	t.Helper()
 	got, err := s.Persist(t.Context(), row)
 	require.NoError(t, err)

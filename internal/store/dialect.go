@@ -27,6 +27,7 @@ type dialect struct {
 	hasTables     string // SELECT that gives a row where our tables exist
 	forUpdate     string // ends a SELECT whose row is to be locked
 	insertAlone   bool   // a first outcome is inserted without a transaction around it, one round trip instead of four
+	oneWriter     bool   // a transaction is alone: a first outcome is inserted at once, without looking for the row to be locked
 	time          func(time.Time) any
 	reason        func(error) reason
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -166,15 +167,21 @@ func (s *Store) setDead(ctx context.Context, q querier, key job.Key, effect, dea
 func (s *Store) find(ctx context.Context, keys []job.Key) (map[job.Key]job.Row, error) {
 	out := make(map[job.Key]job.Row, len(keys))
 	for chunk := range slices.Chunk(keys, maxKeys) {
+		// One list per role and not a condition per key: a database has to read and
+		// plan the query, which takes longer than finding the rows.
+		ids := make(map[string][]any)
+		for _, key := range chunk {
+			key = cleanKey(key)
+			ids[string(key.Role)] = append(ids[string(key.Role)], key.JobID)
+		}
 		var where strings.Builder
-		args := make([]any, 0, keyColumns*len(chunk))
-		for i, key := range chunk {
-			if i > 0 {
+		args := make([]any, 0, len(ids)+len(chunk))
+		for _, role := range slices.Sorted(maps.Keys(ids)) {
+			if where.Len() > 0 {
 				where.WriteString(" OR ")
 			}
-			where.WriteString("(role = ? AND job_id = ?)")
-			key = cleanKey(key)
-			args = append(args, string(key.Role), key.JobID)
+			where.WriteString("(role = ? AND job_id IN (?" + strings.Repeat(", ?", len(ids[role])-1) + "))")
+			args = append(append(args, role), ids[role]...)
 		}
 		found, err := s.query(ctx, s.reads, s.dialect.bind(s.dialect.queries.find+where.String()), args...)
 		if err != nil {

@@ -30,7 +30,7 @@ const testDatabases = "EXECUTOR_TEST_DATABASES"
 // databases is a place that gives each test an empty database of its own.
 type databases interface {
 	// fresh creates a database and returns its URL.
-	fresh(t *testing.T) string
+	fresh(t testing.TB) string
 }
 
 // chosenServers starts the servers named by the environment. They stop when t
@@ -55,7 +55,7 @@ func chosenServers(t *testing.T) map[string]*dbServer {
 // sqliteFiles gives each test a file.
 type sqliteFiles struct{}
 
-func (sqliteFiles) fresh(t *testing.T) string {
+func (sqliteFiles) fresh(t testing.TB) string {
 	t.Helper()
 	return "sqlite://" + filepath.Join(t.TempDir(), "executor.db")
 }
@@ -315,7 +315,7 @@ func (s *dbServer) url(database string) string {
 	return u.String()
 }
 
-func (s *dbServer) fresh(t *testing.T) string {
+func (s *dbServer) fresh(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", s.names.Add(1))
 	admin, err := connect(t.Context(), Config{URL: s.url(s.kind.admin)}, true)

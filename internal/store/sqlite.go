@@ -27,6 +27,7 @@ func openSQLite(ctx context.Context, rest string, create bool) (*Store, error) {
 		goose:         goose.DialectSQLite3,
 		unlessPresent: " ON CONFLICT DO NOTHING",
 		hasTables:     "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'executor_jobs'",
+		oneWriter:     true,
 		time:          textTime,
 		reason:        sqliteReason,
 	}

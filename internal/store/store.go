@@ -183,6 +183,15 @@ func (s *Store) Persist(ctx context.Context, row job.Row) (job.Persisted, error)
 
 // settle is the rule itself, with the stored row locked.
 func (s *Store) settle(ctx context.Context, tx querier, row job.Row) (job.Persisted, error) {
+	if s.dialect.oneWriter {
+		inserted, err := s.insert(ctx, tx, row)
+		if err != nil {
+			return job.Persisted{}, err
+		}
+		if inserted {
+			return job.Persisted{Verdict: job.Written, Row: row}, nil
+		}
+	}
 	stored, found, err := s.lock(ctx, tx, row.Key())
 	if err != nil {
 		return job.Persisted{}, err

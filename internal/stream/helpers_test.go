@@ -24,7 +24,7 @@ const (
 )
 
 // open connects a consumer to the server and closes it with the test.
-func open(t *testing.T, addr, consumer string) *Client {
+func open(t testing.TB, addr, consumer string) *Client {
 	t.Helper()
 	c, err := Open(Config{Connection: addr, Consumer: consumer}, nil)
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func open(t *testing.T, addr, consumer string) *Client {
 }
 
 // bundle is a fresh server with one consumer and a group on jobs:agent.
-func bundle(t *testing.T) (*redistest.Server, *Client) {
+func bundle(t testing.TB) (*redistest.Server, *Client) {
 	t.Helper()
 	s := redistest.Start(t)
 	c := open(t, s.Addr(), "one")
@@ -57,7 +57,7 @@ func fields(pairs ...string) []job.Field {
 }
 
 // do sends any command, for what the package itself never does.
-func do(t *testing.T, c *Client, args ...any) any {
+func do(t testing.TB, c *Client, args ...any) any {
 	t.Helper()
 	reply, err := c.commands.Do(t.Context(), args...).Result()
 	require.NoError(t, err)
