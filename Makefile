@@ -158,7 +158,7 @@ bench-quick: build build-devstack $(BIN)/bench ## ratios in at most five minutes
 	@scripts/need redis-server
 	@$(BIN)/bench quick --executor $(BIN)/executor --devstack $(BIN)/devstack --data $(CURDIR)/build/bench
 
-bench: build build-devstack $(BIN)/bench ## everything that docs/benchmarks.md shows, and that page; about an hour
+bench: build build-devstack $(BIN)/bench ## everything that docs/benchmarks.md shows, and that page; more than an hour
 	@scripts/need redis-server postgres
 	scripts/bench
 
@@ -202,7 +202,7 @@ check-binary: build ## what bin/executor links, and its size
 ##@ Clean up
 .PHONY: clean
 clean: ## remove what was built (tools stay; `rm -rf bin` removes them too)
-	rm -rf $(CURDIR)/build $(BIN)/executor $(BIN)/executor-race $(BIN)/executor-chaos $(BIN)/devstack
+	rm -rf $(CURDIR)/build $(BIN)/executor $(BIN)/executor-race $(BIN)/executor-chaos $(BIN)/devstack $(BIN)/bench
 
 $(GOLANGCI):
 	CGO_ENABLED=0 GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)

@@ -63,6 +63,7 @@ func makes(t *testing.T, place, command, target string) {
 		"executor-chaos", "chaos", // the first is part of chaos-short, which is a part of the second
 		"bench-go",          // takes minutes; bench-go-once runs the same once
 		"histories", "tidy", // these change files that are checked otherwise
+		"bench", "bench-quick", // these need a machine to themselves
 	}
 	require.Contains(t, known, target, "%s: .ci/run does not make it", place)
 	in(t, "..", "", "sh", "-euc", strings.Replace(command, "make ", "make --dry-run ", 1))

@@ -1,6 +1,6 @@
 // Command bench measures the executor against its engine and against other
-// designs. It is a program apart from devstack, so that nothing it starts has the
-// Temporal server inside its own process.
+// designs, and writes docs/benchmarks.md. It is a program apart from devstack, so
+// that nothing it starts has the Temporal server inside its own process.
 package main
 
 import (
@@ -22,11 +22,13 @@ import (
 const usage = `bench measures the executor; each command is one run.
 
 Usage:
-  bench quick   ratios in a few minutes; the last line of output is JSON
-  bench full    everything, about an hour; --results keeps it
-  bench one     one contestant alone: --contestant, --concurrency, --seconds
+  bench quick     ratios in a few minutes; the last line of output is JSON
+  bench full      everything, about an hour; --results keeps it
+  bench postgres  rounds and slots with Temporal's state in a PostgreSQL server
+  bench one       one contestant alone: --contestant, --concurrency, --seconds
+  bench report    no run: write what full and postgres kept into docs/benchmarks.md
 
-Flags, after the command:
+Each command has flags of its own: bench COMMAND --help
 `
 
 func main() {
@@ -35,34 +37,40 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run returns the exit code: 0 measured, 1 not, 2 wrong usage.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 1 && args[0] == "play" {
-		return report(stderr, bench.Play(ctx))
+// command adds its flags to a set and returns what to do once they are parsed.
+type command func(flags *flag.FlagSet, stdout, stderr io.Writer) func(context.Context) error
+
+func commands() map[string]command {
+	return map[string]command{
+		"quick":    measuring(bench.Quick, true),
+		"full":     measuring(bench.Full, false),
+		"postgres": measuring(bench.Postgres, false),
+		"one":      one,
+		"report":   report,
 	}
-	opts := bench.Options{Progress: stderr}
-	var (
-		results, name        string
-		concurrency, seconds int
-	)
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.StringVar(&opts.Executor, "executor", "bin/executor", "`path` of the executor to measure")
-	flags.StringVar(&opts.Devstack, "devstack", "bin/devstack", "`path` of the program that serves Temporal")
-	flags.StringVar(&opts.Data, "data", "build/bench", "`directory` of state and logs; what an earlier run left there is removed")
-	flags.BoolVar(&opts.Postgres, "postgres", false, "let Temporal keep its state in a PostgreSQL server")
-	flags.StringVar(&results, "results", "", "`file` for all that was measured, as JSON")
-	flags.StringVar(&name, "contestant", "executor", "`name` for one: executor, engine, naive, old or queue")
-	flags.IntVar(&concurrency, "concurrency", 32, "`jobs` outstanding, for one")
-	flags.IntVar(&seconds, "seconds", 20, "`time` to measure, for one")
-	flags.Usage = func() {
-		_, _ = io.WriteString(stderr, usage)
-		flags.PrintDefaults()
+}
+
+// run returns the exit code: 0 done, 1 not, 2 wrong usage.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == "play" { // started by a run
+		return exit(stderr, bench.Play(ctx))
 	}
 	if len(args) == 0 {
-		flags.Usage()
+		_, _ = io.WriteString(stderr, usage)
 		return 2
 	}
+	begin := commands()[args[0]]
+	switch {
+	case args[0] == "help", args[0] == "-h", args[0] == "--help":
+		_, _ = io.WriteString(stdout, usage)
+		return 0
+	case begin == nil:
+		_, _ = fmt.Fprintf(stderr, "bench: unknown command %q\n%s", args[0], usage)
+		return 2
+	}
+	flags := flag.NewFlagSet("bench "+args[0], flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	do := begin(flags, stdout, stderr)
 	switch err := flags.Parse(args[1:]); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -72,26 +80,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stderr, "bench: unexpected argument %q\n", flags.Arg(0))
 		return 2
 	}
-	var err error
-	if opts.Self, err = os.Executable(); err != nil {
-		return report(stderr, err)
-	}
-	if opts.Data, err = filepath.Abs(opts.Data); err != nil {
-		return report(stderr, err)
-	}
-	if args[0] == "one" {
-		return report(stderr, bench.One(ctx, opts, name, concurrency, time.Duration(seconds)*time.Second))
-	}
-	measure := map[string]func(context.Context, bench.Options) (bench.Report, error){"quick": bench.Quick, "full": bench.Full}[args[0]]
-	if measure == nil {
-		_, _ = fmt.Fprintf(stderr, "bench: unknown command %q\n", args[0])
-		flags.Usage()
+	err := do(ctx)
+	var wrong *usageError
+	if errors.As(err, &wrong) {
+		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)
 		return 2
 	}
-	return report(stderr, measured(ctx, measure, opts, results, stdout))
+	return exit(stderr, err)
 }
 
-func report(stderr io.Writer, err error) int {
+func exit(stderr io.Writer, err error) int {
 	if err == nil {
 		return 0
 	}
@@ -99,20 +97,82 @@ func report(stderr io.Writer, err error) int {
 	return 1
 }
 
-// measured runs a measurement, keeps its results and prints the figures.
-func measured(ctx context.Context, measure func(context.Context, bench.Options) (bench.Report, error), opts bench.Options, results string, stdout io.Writer) error {
-	r, err := measure(ctx, opts)
+// usageError says that the command line asks for what cannot be.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+// options adds the flags of every measurement.
+func options(flags *flag.FlagSet, stderr io.Writer) *bench.Options {
+	opts := &bench.Options{Progress: stderr}
+	flags.StringVar(&opts.Executor, "executor", "bin/executor", "`path` of the executor to measure")
+	flags.StringVar(&opts.Devstack, "devstack", "bin/devstack", "`path` of the program that serves Temporal")
+	flags.StringVar(&opts.Data, "data", "build/bench", "`directory` of state and logs; the state of an earlier run is removed, its results stay")
+	return opts
+}
+
+func choosePostgres(flags *flag.FlagSet, opts *bench.Options) {
+	flags.BoolVar(&opts.Postgres, "postgres", false, "let Temporal keep its state in a PostgreSQL server")
+}
+
+// complete fills in what no flag says.
+func complete(opts *bench.Options) (err error) {
+	if opts.Self, err = os.Executable(); err != nil {
+		return err
+	}
+	opts.Data, err = filepath.Abs(opts.Data)
+	return err
+}
+
+// measuring is a command that runs a measurement, keeps its results and prints the
+// figures.
+func measuring(measure func(context.Context, bench.Options) (bench.Report, error), either bool) command {
+	return func(flags *flag.FlagSet, stdout, stderr io.Writer) func(context.Context) error {
+		opts := options(flags, stderr)
+		if either {
+			choosePostgres(flags, opts)
+		}
+		results := flags.String("results", "", "`file` for all that was measured, as JSON")
+		return func(ctx context.Context) error {
+			if err := complete(opts); err != nil {
+				return err
+			}
+			r, err := measure(ctx, *opts)
+			if err != nil {
+				return err
+			}
+			if *results != "" {
+				if err := write(*results, r); err != nil {
+					return err
+				}
+			}
+			return json.NewEncoder(stdout).Encode(r.Figures())
+		}
+	}
+}
+
+func write(path string, r bench.Report) error {
+	file, err := os.Create(path) //nolint:gosec // G304: named on the command line
 	if err != nil {
 		return err
 	}
-	if results != "" {
-		file, err := os.Create(results) //nolint:gosec // G304: named on the command line
-		if err != nil {
+	return errors.Join(r.Write(file), file.Close())
+}
+
+// one measures one contestant alone.
+func one(flags *flag.FlagSet, _, stderr io.Writer) func(context.Context) error {
+	opts := options(flags, stderr)
+	choosePostgres(flags, opts)
+	name := flags.String("contestant", bench.Executor, "`name`: executor, engine, naive, old or queue")
+	concurrency := flags.Int("concurrency", 32, "`jobs` outstanding")
+	seconds := flags.Int("seconds", 20, "`time` to measure")
+	return func(ctx context.Context) error {
+		if *concurrency < 1 || *seconds < 1 {
+			return &usageError{"--concurrency and --seconds are at least 1"}
+		}
+		if err := complete(opts); err != nil {
 			return err
 		}
-		if err := errors.Join(r.Write(file), file.Close()); err != nil {
-			return err
-		}
+		return bench.One(ctx, *opts, *name, *concurrency, time.Duration(*seconds)*time.Second)
 	}
-	return json.NewEncoder(stdout).Encode(r.Figures())
 }

@@ -16,15 +16,16 @@ import (
 
 // Backlog is how a long backlog is worked off, in jobs a second.
 type Backlog struct {
-	Entries   int     `json:"entries"`
-	Small     float64 `json:"small_jobs_per_second"`  // of a backlog of smallBacklog entries
-	First     float64 `json:"first_jobs_per_second"`  // in the first window of the large one
-	Middle    float64 `json:"middle_jobs_per_second"` // in a window in the middle of it
-	Skipped   float64 `json:"skipped_per_second"`     // entries whose jobs were done before
-	PeakMB    float64 `json:"peak_megabytes"`         // of the executor
-	Drain     int     `json:"drain_entries"`
-	DrainRate float64 `json:"drain_jobs_per_second"` // a backlog worked off from beginning to end
-	DrainMB   float64 `json:"drain_peak_megabytes"`
+	SmallEntries int     `json:"small_entries"`
+	Entries      int     `json:"entries"`
+	Small        float64 `json:"small_jobs_per_second"`  // of a backlog of smallBacklog entries
+	First        float64 `json:"first_jobs_per_second"`  // in the first window of the large one
+	Middle       float64 `json:"middle_jobs_per_second"` // in a window in the middle of it
+	Skipped      float64 `json:"skipped_per_second"`     // entries whose jobs were done before
+	PeakMB       float64 `json:"peak_megabytes"`         // of the executor
+	Drain        int     `json:"drain_entries"`
+	DrainRate    float64 `json:"drain_jobs_per_second"` // a backlog worked off from beginning to end
+	DrainMB      float64 `json:"drain_peak_megabytes"`
 }
 
 const (
@@ -55,7 +56,7 @@ func measureBacklog(ctx context.Context, opts Options) (b Backlog, err error) {
 	if err != nil {
 		return b, err
 	}
-	b.Small = small
+	b.SmallEntries, b.Small = smallBacklog, small
 	b.Drain = drainBacklog
 	if b.DrainRate, b.DrainMB, err = w.drain(ctx, drainBacklog); err != nil {
 		return b, err
@@ -74,7 +75,7 @@ func (w *world) drain(ctx context.Context, n int) (_, _ float64, err error) {
 	if err := follow.skip(ctx); err != nil {
 		return 0, 0, err
 	}
-	m, err := w.executor(ctx, executorName, nil, "run")
+	m, err := w.executor(ctx, Executor, nil, "run")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -89,7 +90,7 @@ func (w *world) drain(ctx context.Context, n int) (_, _ float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	return float64(n-1) / last.Sub(first).Seconds(), mb(memories[executorName].Peak), w.stop(ctx, m)
+	return float64(n-1) / last.Sub(first).Seconds(), mb(memories[Executor].Peak), w.stop(ctx, m)
 }
 
 func mb(bytes uint64) float64 { return float64(bytes) / 1e6 }
@@ -127,7 +128,7 @@ func (w *world) large(ctx context.Context, b *Backlog) error {
 	if err := follow.skip(ctx); err != nil {
 		return err
 	}
-	m, err := w.executor(ctx, executorName, nil, "run")
+	m, err := w.executor(ctx, Executor, nil, "run")
 	if err != nil {
 		return err
 	}
@@ -147,7 +148,7 @@ func (w *world) large(ctx context.Context, b *Backlog) error {
 	if err != nil {
 		return err
 	}
-	b.PeakMB = mb(memories[executorName].Peak)
+	b.PeakMB = mb(memories[Executor].Peak)
 	w.say("backlog of %d: %.1f jobs/s at the beginning, %.1f in the middle, %.0f done before a second, at most %.0f MB",
 		largeBacklog, b.First, b.Middle, b.Skipped, b.PeakMB)
 	return w.stop(ctx, m)

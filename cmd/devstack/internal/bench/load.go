@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type loop struct {
 	updates string
 	// submit adds a job; nil: by XADD to the lane's stream.
 	submit func(ctx context.Context, l lane, job contestant.Job) error
+	// patience is how long nothing may be answered before jobs count as lost; 0
+	// means lossPatience.
+	patience time.Duration
 }
 
 // window is when a loop measures: after a while to warm up, for a while.
@@ -87,7 +91,7 @@ func (l *loop) run(ctx context.Context, win window) (load, error) {
 			return load{}, err
 		}
 		now := time.Now()
-		if len(ids) == 0 && now.Sub(cmpTime(last, began)) > lossPatience {
+		if len(ids) == 0 && now.Sub(cmpTime(last, began)) > cmp.Or(l.patience, lossPatience) {
 			return load{}, fmt.Errorf("%d jobs were not answered, one of them %s", len(waiting), anyKey(waiting))
 		}
 		for _, id := range ids {
@@ -116,7 +120,6 @@ func (l *loop) run(ctx context.Context, win window) (load, error) {
 	return out, nil
 }
 
-// lossPatience is how long nothing may be answered before jobs count as lost.
 const lossPatience = time.Minute
 
 func cmpTime(a, b time.Time) time.Time {
@@ -247,7 +250,7 @@ func (w *world) settle(ctx context.Context, group string, streams ...string) err
 			}
 		}
 	}
-	pid := w.pids()["temporal"]
+	pid := w.pids()[Temporal]
 	for {
 		before, err := stat(pid)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,11 +24,12 @@ type Report struct {
 	Minutes     float64           `json:"minutes"`
 	Machine     string            `json:"machine"`
 	Store       string            `json:"store"` // where Temporal keeps its state
+	Version     string            `json:"executor_version,omitempty"`
 	Rounds      int               `json:"rounds"`
 	StartUp     []float64         `json:"startup_seconds"` // from nothing to the first finished job
 	Cells       []Cell            `json:"cells"`
 	Runs        map[string]Runs   `json:"runs"` // what Temporal keeps of a job, median
-	Memory      map[string]memory `json:"memory"`
+	Memory      map[string]Memory `json:"memory"`
 	Utilisation []Utilisation     `json:"utilisation"`
 	OldRate     float64           `json:"old_jobs_per_second"` // with calls of a second
 	Backlog     *Backlog          `json:"backlog,omitempty"`
@@ -45,10 +47,12 @@ type Figures struct {
 	RoundTrips       float64 `json:"redis_roundtrips_per_job"`
 }
 
-// Names of scenarios that others refer to.
+// Names of scenarios that something is promised of.
 const (
-	plainSlots = "intake running"
-	totalSlots = "intake running, MAX_TOTAL binds"
+	PlainSlots        = "intake running"
+	TotalSlots        = "intake running, MAX_TOTAL binds"
+	ProcessSlots      = "two worker processes"
+	ProcessTotalSlots = "two worker processes, MAX_TOTAL binds"
 )
 
 // demoSlots are the limits of the demo, and of the predecessor's README.
@@ -62,13 +66,13 @@ func Quick(ctx context.Context, opts Options) (Report, error) {
 		rounds: 5,
 		window: window{warmup: time.Second, measure: 4 * time.Second},
 		entrants: []entrant{
-			{executorName, []int{1, 32}},
+			{Executor, []int{1, 32}},
 			{contestant.Engine, []int{1, 32}},
 			{contestant.Naive, []int{32}},
 		},
 		scenarios: []scenario{
-			{name: plainSlots, slots: demoSlots()},
-			{name: totalSlots, slots: demoSlots(), total: demoTotal},
+			{name: PlainSlots, slots: demoSlots()},
+			{name: TotalSlots, slots: demoSlots(), total: demoTotal},
 		},
 		slotWindow: window{warmup: 6 * time.Second, measure: 15 * time.Second},
 	})
@@ -100,19 +104,39 @@ func Full(ctx context.Context, opts Options) (Report, error) {
 		rounds: 9, startUps: 3,
 		window: window{warmup: 1500 * time.Millisecond, measure: 5 * time.Second},
 		entrants: []entrant{
-			{executorName, all}, {contestant.Engine, all}, {contestant.Naive, all},
-			{contestant.Old, all}, {contestant.Queue, all},
+			{Executor, all},
+			{contestant.Engine, all},
+			{contestant.Naive, all},
+			{contestant.Old, all},
+			{contestant.Queue, all},
 		},
 		scenarios: []scenario{
-			{name: plainSlots, slots: demoSlots()},
-			{name: totalSlots, slots: demoSlots(), total: demoTotal},
+			{name: PlainSlots, slots: demoSlots()},
+			{name: TotalSlots, slots: demoSlots(), total: demoTotal},
 			{name: "durations scattered (sigma 0.6)", slots: demoSlots(), sigma: 0.6},
-			{name: "two worker processes", slots: demoSlots(), processes: 2},
-			{name: "two worker processes, MAX_TOTAL binds", slots: demoSlots(), processes: 2, total: 2 * demoTotal},
+			{name: ProcessSlots, slots: demoSlots(), processes: 2},
+			{name: ProcessTotalSlots, slots: demoSlots(), processes: 2, total: 2 * demoTotal},
 			{name: "two worker processes, durations scattered", slots: demoSlots(), processes: 2, sigma: 0.6},
 		},
 		slotWindow: window{warmup: 8 * time.Second, measure: 30 * time.Second},
 		backlog:    true,
+	})
+}
+
+// Postgres measures what changes when Temporal keeps its state in a PostgreSQL
+// server.
+func Postgres(ctx context.Context, opts Options) (Report, error) {
+	opts.Postgres = true
+	all := []int{1, 8, 32, 128}
+	return measure(ctx, opts, plan{
+		rounds:   5,
+		window:   window{warmup: 1500 * time.Millisecond, measure: 5 * time.Second},
+		entrants: []entrant{{Executor, all}, {contestant.Engine, all}, {contestant.Naive, all}},
+		scenarios: []scenario{
+			{name: PlainSlots, slots: demoSlots()},
+			{name: TotalSlots, slots: demoSlots(), total: demoTotal},
+		},
+		slotWindow: window{warmup: 8 * time.Second, measure: 30 * time.Second},
 	})
 }
 
@@ -130,7 +154,10 @@ type plan struct {
 func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 	r = Report{Began: time.Now().UTC().Truncate(time.Second), Machine: machine(), Store: "SQLite", Rounds: p.rounds}
 	if opts.Postgres {
-		r.Store = "Postgres"
+		r.Store = "PostgreSQL"
+	}
+	if r.Version, err = version(ctx, opts.Executor); err != nil {
+		return r, err
 	}
 	defer func() { r.Minutes = time.Since(r.Began).Minutes() }()
 	for i := range p.startUps {
@@ -192,8 +219,8 @@ func contest(ctx context.Context, w *world, p plan, r *Report) (err error) {
 	return err
 }
 
-// values are one measure of a contestant at a concurrency, by rounds.
-func (r Report) values(name string, concurrency int, of func(Cell) float64) []float64 {
+// Values are one measure of a contestant at a concurrency, by rounds.
+func (r Report) Values(name string, concurrency int, of func(Cell) float64) []float64 {
 	var out []float64
 	for _, c := range r.Cells {
 		if c.Contestant == name && c.Concurrency == concurrency {
@@ -206,13 +233,13 @@ func (r Report) values(name string, concurrency int, of func(Cell) float64) []fl
 func rate(c Cell) float64 { return c.Rate }
 func p50(c Cell) float64  { return c.P50 }
 
-// against is a measure of the executor divided by that of another, round by round.
-func (r Report) against(name string, concurrency int, of func(Cell) float64) Estimate {
-	return estimate(ratios(r.values(executorName, concurrency, of), r.values(name, concurrency, of)))
+// Against is a measure of the executor divided by that of another, round by round.
+func (r Report) Against(name string, concurrency int, of func(Cell) float64) Estimate {
+	return Estimated(Ratios(r.Values(Executor, concurrency, of), r.Values(name, concurrency, of)))
 }
 
-// slots is the measurement of a scenario, NaN if there was none.
-func (r Report) slots(name string) Utilisation {
+// Slots is the measurement of a scenario, NaN if there was none.
+func (r Report) Slots(name string) Utilisation {
 	for _, u := range r.Utilisation {
 		if u.Name == name {
 			return u
@@ -224,14 +251,14 @@ func (r Report) slots(name string) Utilisation {
 // Figures are the results that are promised.
 func (r Report) Figures() Figures {
 	return Figures{
-		ExecutorVsEngine: round(r.against(contestant.Engine, 32, rate).Median),
-		ExecutorVsNaive:  round(r.against(contestant.Naive, 32, rate).Median),
-		P50VsEngine:      round(r.against(contestant.Engine, 1, p50).Median),
-		Slots:            round(r.slots(plainSlots).Share),
-		SlotsTotal:       round(r.slots(totalSlots).Share),
-		VsOld:            round(r.slots(plainSlots).Rate / r.OldRate),
-		Events:           r.Runs[executorName].Events,
-		RoundTrips:       round(median(r.values(executorName, 32, func(c Cell) float64 { return c.RoundTrips }))),
+		ExecutorVsEngine: round(r.Against(contestant.Engine, 32, rate).Median),
+		ExecutorVsNaive:  round(r.Against(contestant.Naive, 32, rate).Median),
+		P50VsEngine:      round(r.Against(contestant.Engine, 1, p50).Median),
+		Slots:            round(r.Slots(PlainSlots).Share),
+		SlotsTotal:       round(r.Slots(TotalSlots).Share),
+		VsOld:            round(r.Slots(PlainSlots).Rate / r.OldRate),
+		Events:           r.Runs[Executor].Events,
+		RoundTrips:       round(median(r.Values(Executor, 32, func(c Cell) float64 { return c.RoundTrips }))),
 	}
 }
 
@@ -242,6 +269,19 @@ func (r Report) Write(out io.Writer) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", " ")
 	return enc.Encode(r)
+}
+
+// version is what the measured executor says it is, without the compiler's.
+func version(ctx context.Context, executor string) (string, error) {
+	out, err := exec.CommandContext(ctx, executor, "version").Output() //nolint:gosec // G204: named on the command line
+	if err != nil {
+		return "", fmt.Errorf("%s version: %w", executor, err)
+	}
+	words := strings.Fields(string(out))
+	if len(words) < 2 {
+		return "", fmt.Errorf("%s version: unexpected answer %q", executor, out)
+	}
+	return words[1], nil
 }
 
 // machine describes the processor and the memory, as far as can be found out.

@@ -25,7 +25,7 @@ func startUp(ctx context.Context, opts Options, n int) (_ float64, err error) {
 	if err := w.redis.XAdd(ctx, &redis.XAddArgs{Stream: agentStream, Values: job.Fields()}).Err(); err != nil {
 		return 0, err
 	}
-	if _, err := w.executor(ctx, executorName, nil, "run"); err != nil {
+	if _, err := w.executor(ctx, Executor, nil, "run"); err != nil {
 		return 0, err
 	}
 	reader := reader{redis: w.redis, stream: updates, last: "0-0"}

@@ -41,7 +41,8 @@ type Estimate struct {
 	Values []float64 `json:"values"` // in the order of the rounds
 }
 
-func estimate(values []float64) Estimate {
+// Estimated is the estimate from the values of all rounds.
+func Estimated(values []float64) Estimate {
 	e := Estimate{Median: median(values), Low: math.NaN(), High: math.NaN(), Values: values}
 	if len(values) == 0 {
 		return e
@@ -65,8 +66,8 @@ func cut(n int) int {
 	return max(0, n/2-1)
 }
 
-// ratios divides two series round by round.
-func ratios(over, under []float64) []float64 {
+// Ratios divides two series round by round.
+func Ratios(over, under []float64) []float64 {
 	out := make([]float64, min(len(over), len(under)))
 	for i := range out {
 		out[i] = over[i] / under[i]

@@ -2,9 +2,12 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -12,8 +15,8 @@ import (
 	"github.com/nodpt/executor/cmd/devstack/internal/bench/contestant"
 )
 
-// executorName is the executor among the contestants.
-const executorName = "executor"
+// Executor is the name of the executor among the contestants.
+const Executor = "executor"
 
 // The executor's own streams and group.
 const (
@@ -59,8 +62,8 @@ func newField(ctx context.Context, w *world, names []string) (*field, error) {
 	f := &field{w: w, members: map[string]*member{}, runs: map[string][]Runs{}}
 	for _, name := range names {
 		var err error
-		if name == executorName {
-			f.members[name], err = w.executor(ctx, executorName, nil, "run")
+		if name == Executor {
+			f.members[name], err = w.executor(ctx, Executor, nil, "run")
 		} else {
 			f.members[name], err = w.play(ctx, name)
 		}
@@ -70,14 +73,29 @@ func newField(ctx context.Context, w *world, names []string) (*field, error) {
 	}
 	if slices.Contains(names, contestant.Queue) {
 		f.asynq = asynq.NewClient(asynq.RedisClientOpt{Addr: w.server.Address()})
+		return f, f.freeze(contestant.Queue)
 	}
 	return f, nil
 }
 
+// freeze stops the process of a contestant while others are measured. The queue
+// needs it: it asks Redis some two hundred times a second whether there is
+// something to do, and that would count as the work of whoever has its turn. The
+// others wait for an answer.
+func (f *field) freeze(name string) error { return f.members[name].Signal(syscall.SIGSTOP) }
+
+func (f *field) thaw(name string) error { return f.members[name].Signal(syscall.SIGCONT) }
+
 // cell measures one contestant.
-func (f *field) cell(ctx context.Context, name string, concurrency, round int, win window) (Cell, error) {
+func (f *field) cell(ctx context.Context, name string, concurrency, round int, win window) (c Cell, err error) {
 	if err := f.w.llm.script(ctx, 0, 0); err != nil {
 		return Cell{}, err
+	}
+	if name == contestant.Queue {
+		if err := f.thaw(name); err != nil {
+			return Cell{}, err
+		}
+		defer func() { err = errors.Join(err, f.freeze(name)) }()
 	}
 	m := f.members[name]
 	run := func() (load, error) { return f.load(ctx, name, concurrency, win) }
@@ -86,7 +104,7 @@ func (f *field) cell(ctx context.Context, name string, concurrency, round int, w
 		return Cell{}, fmt.Errorf("%s at concurrency %d: %w", name, concurrency, err)
 	}
 	jobs := float64(got.Jobs)
-	c := Cell{
+	c = Cell{
 		Contestant: name, Concurrency: concurrency, Round: round, Jobs: got.Jobs, Rate: got.rate(),
 		P50: ms(quantile(got.Latencies, 0.5)), P95: ms(quantile(got.Latencies, 0.95)), P99: ms(quantile(got.Latencies, 0.99)),
 		CPU:        map[string]float64{},
@@ -95,19 +113,21 @@ func (f *field) cell(ctx context.Context, name string, concurrency, round int, w
 		Commands:   (after.redis.commands - before.redis.commands) / jobs,
 		RoundTrips: (after.redis.reads - before.redis.reads - float64(after.trips-before.trips)) / jobs,
 	}
-	for _, part := range []string{"temporal", "redis", "llm", "driver", name} {
+	parts := append([]string{name}, f.w.servers()...)
+	for _, part := range append(parts, Driver) {
 		c.CPU[part] = 1000 * (after.cpu[part] - before.cpu[part]) / jobs
 	}
-	f.w.say("round %d  %-8s  concurrency %3d  %7.1f jobs/s  p50 %7.1f ms  p99 %7.1f ms  CPU %5.1f ms/job", round, name, concurrency, c.Rate, c.P50, c.P99, c.total())
+	f.w.say("round %d  %-8s  concurrency %3d  %7.1f jobs/s  p50 %7.1f ms  p99 %7.1f ms  CPU %5.1f ms/job", round, name, concurrency, c.Rate, c.P50, c.P99, c.TotalCPU())
 	return c, f.rest(ctx, name, got.Last)
 }
 
-// total is the time of all parts but the driver.
-func (c Cell) total() float64 {
+// TotalCPU is the time of all parts but the driver.
+func (c Cell) TotalCPU() float64 {
 	var sum float64
-	for part, used := range c.CPU {
-		if part != "driver" {
-			sum += used
+	// In one order: floating-point sums depend on it.
+	for _, part := range slices.Sorted(maps.Keys(c.CPU)) {
+		if part != Driver {
+			sum += c.CPU[part]
 		}
 	}
 	return sum
@@ -121,7 +141,7 @@ func (f *field) load(ctx context.Context, name string, concurrency int, win wind
 	switch name {
 	case contestant.Engine:
 		return f.w.engineLoad(ctx, f.members[name], concurrency, win)
-	case executorName:
+	case Executor:
 		l.updates, l.lanes[0].stream = updates, agentStream
 	case contestant.Queue:
 		l.submit = func(ctx context.Context, _ lane, job contestant.Job) error {
@@ -137,7 +157,7 @@ func (f *field) rest(ctx context.Context, name, last string) error {
 	var streams []string
 	readers, workflow := name, last
 	switch name {
-	case executorName:
+	case Executor:
 		streams, readers, workflow = []string{agentStream}, group, jobWorkflows+last
 	case contestant.Naive:
 		streams, workflow = []string{contestant.JobsStream(name)}, contestant.Naive+"-"+last

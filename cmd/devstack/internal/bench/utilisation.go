@@ -100,13 +100,13 @@ func (w *world) startScenario(ctx context.Context, s scenario) (members []*membe
 		}
 	}
 	if s.processes == 0 {
-		start(executorName, "run")
+		start(Executor, "run")
 		return members, err
 	}
-	start(executorName+"-bridge", "bridge")
-	start(executorName+"-workflows", "worker", "--queues", "workflows")
+	start(Executor+"-bridge", "bridge")
+	start(Executor+"-workflows", "worker", "--queues", "workflows")
 	for i := range s.processes {
-		start(executorName+"-roles-"+strconv.Itoa(i+1), "worker", "--queues", "manager,inspector,agent,chat")
+		start(Executor+"-roles-"+strconv.Itoa(i+1), "worker", "--queues", "manager,inspector,agent,chat")
 	}
 	return members, err
 }

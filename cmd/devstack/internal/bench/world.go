@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -42,7 +43,6 @@ const (
 	namespace     = "default"
 	startPatience = 2 * time.Minute
 	stopGrace     = 30 * time.Second
-	databaseUser  = "postgres"
 )
 
 // world is the set of servers that some measurements share. Every server is a
@@ -65,6 +65,23 @@ type world struct {
 	trips   trips
 }
 
+// Names of the parts that are no contestants.
+const (
+	Driver   = "driver"   // this process, which adds the jobs and reads the updates
+	Temporal = "temporal" // the server
+	Database = "postgres" // the server, where Temporal keeps its state in one
+	Redis    = "redis"
+	LLM      = "llm" // the stand-in
+)
+
+// servers are the parts that all contestants share.
+func (w *world) servers() []string {
+	if w.postgres != nil {
+		return []string{Temporal, Database, Redis, LLM}
+	}
+	return []string{Temporal, Redis, LLM}
+}
+
 // member is a started contestant.
 type member struct {
 	*proc.Process
@@ -74,7 +91,7 @@ type member struct {
 
 // newWorld starts the servers, in a directory of their own.
 func newWorld(ctx context.Context, opts Options, name string) (_ *world, err error) {
-	w := &world{opts: opts, dir: filepath.Join(opts.Data, name), ports: new(proc.Ports), parts: map[string]int{"driver": os.Getpid()}}
+	w := &world{opts: opts, dir: filepath.Join(opts.Data, name), ports: new(proc.Ports), parts: map[string]int{Driver: os.Getpid()}}
 	if err := os.RemoveAll(w.dir); err != nil {
 		return nil, err
 	}
@@ -124,7 +141,7 @@ func (w *world) startTemporal(ctx context.Context) error {
 	if w.temporal, err = client.NewLazyClient(client.Options{HostPort: w.address, Logger: silent{}}); err != nil {
 		return err
 	}
-	_, err = w.start(ctx, proc.Spec{Name: "temporal", Path: w.opts.Devstack, Args: args, Env: os.Environ()}, func(ctx context.Context) error {
+	_, err = w.start(ctx, proc.Spec{Name: Temporal, Path: w.opts.Devstack, Args: args, Env: os.Environ()}, func(ctx context.Context) error {
 		_, err := w.temporal.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
 		return err
 	})
@@ -140,6 +157,7 @@ func (w *world) startPostgres(ctx context.Context) (url string, err error) {
 	if err != nil {
 		return "", err
 	}
+	w.part(Database, w.postgres.Pid())
 	return w.postgres.URL(w.postgres.Address()), nil
 }
 
@@ -155,7 +173,7 @@ func (w *world) startRedis(ctx context.Context) error {
 	if w.server.Substitute() {
 		return errors.New("redis-server is not installed: a substitute cannot be measured")
 	}
-	w.part("redis", w.server.Process().Pid())
+	w.part(Redis, w.server.Process().Pid())
 	w.redis = redis.NewClient(&redis.Options{Addr: w.server.Address(), DisableIdentity: true, MaxRetries: -1})
 	w.redis.AddHook(&w.trips)
 	return nil
@@ -168,7 +186,7 @@ func (w *world) startLLM(ctx context.Context) error {
 	}
 	w.llm = &stub{url: "http://" + proc.Loopback(port)}
 	_, err = w.start(ctx, proc.Spec{
-		Name: "llm", Path: w.opts.Executor, Args: []string{"mock-llm", "--addr", proc.Loopback(port)}, Env: os.Environ(),
+		Name: LLM, Path: w.opts.Executor, Args: []string{"mock-llm", "--addr", proc.Loopback(port)}, Env: os.Environ(),
 	}, proc.HTTPReady(w.llm.url+"/_/stats"))
 	return err
 }
@@ -260,7 +278,10 @@ func (w *world) stop(ctx context.Context, members ...*member) error {
 		if m == nil {
 			continue
 		}
-		group.Go(func() error { return m.Stop(ctx, stopGrace) })
+		group.Go(func() error {
+			// One that was stopped before its turn would not hear the signal to end.
+			return errors.Join(m.Signal(syscall.SIGCONT), m.Stop(ctx, stopGrace))
+		})
 		w.mu.Lock()
 		delete(w.parts, m.name)
 		for i, s := range w.started {

@@ -182,6 +182,9 @@ func (s *Server) Restart(ctx context.Context) error {
 	return nil
 }
 
+// Pid is the process id of the server, the parent of all its processes.
+func (s *Server) Pid() int { return s.process.Pid() }
+
 // Address is the host:port.
 func (s *Server) Address() string { return proc.Loopback(s.cfg.Port) }
 
