@@ -190,8 +190,12 @@ func (r *run) settle(ctx workflow.Context, outcome job.Outcome, cause error) (Re
 	row := r.row(outcome, workflow.Now(ctx))
 	if r.finishesAtOnce() {
 		r.story.now(ctx, "storing the row, publishing the update and acknowledging the entry")
+		summary := "persist, publish, acknowledge"
+		if row.Status == job.Failed {
+			summary = "persist, publish, dead letter, acknowledge"
+		}
 		var stored Stored
-		if local(ctx, ActivityFinish, "persist, publish, acknowledge", Settled{Row: row, Job: r.Job, Origin: r.Origin}, &stored) == nil {
+		if local(ctx, ActivityFinish, summary, Settled{Row: row, Job: r.Job, Origin: r.Origin}, &stored) == nil {
 			row, cause = r.standing(row, stored, cause)
 			r.story.stored(row, stored.Verdict)
 			if stored.Verdict != job.Superseded {

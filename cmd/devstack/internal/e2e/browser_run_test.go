@@ -28,25 +28,23 @@ func TestBrowserShowsARun(t *testing.T) {
 	b.contains("main", `"task": "Summarise the release notes."`, `"status": "completed"`, `"attempts": 3`)
 	timeline := read(b, "the timeline",
 		`[...document.querySelectorAll("#event-history-timeline-graph [aria-label]")].map(e => [e.getAttribute("aria-label"), e.textContent.trim()].join(" ").trim())`,
-		func(got []string) bool { return len(got) == 5 })
+		func(got []string) bool { return len(got) == 3 })
 	require.Regexp(t, `^Event RunAgent: Completed\s+3 •$`, timeline[1], "its attempts")
-	require.Equal(t, []string{
-		"Event Persist: Unspecified Persist", "Event Publish: Unspecified Publish", "Event Acknowledge: Unspecified Acknowledge",
-	}, timeline[2:])
+	require.Equal(t, "Event Finish: Unspecified Finish", timeline[2])
 	b.picture("retried-call", 1080)
 
 	b.openTab("history")
 	// The last event stands on top.
 	events := read(b, "all events", `[...document.querySelectorAll('[data-testid="event-summary-row"]')].map(row => row.innerText.replace(/\s+/g, " ").trim())`,
-		func(got []string) bool { return len(got) == 14 })
+		func(got []string) bool { return len(got) == 12 })
 	for i, want := range map[int]string{
-		0: "Workflow Execution Completed", 1: "Local Activity Activity Type Acknowledge", 2: "Local Activity Activity Type Publish",
-		3: "Local Activity Activity Type Persist", 7: "Activity Task Completed", 8: "Activity Task Started Attempt 3",
-		9: "Activity Task Scheduled Activity Type RunAgent", 13: "Workflow Execution Started",
+		0: "Workflow Execution Completed", 1: "Local Activity Activity Type Finish",
+		5: "Activity Task Completed", 6: "Activity Task Started Attempt 3",
+		7: "Activity Task Scheduled Activity Type RunAgent", 11: "Workflow Execution Started",
 	} {
 		require.Contains(t, events[i], want)
 	}
-	b.click(`[data-testid="event-summary-row"]:nth-child(9) [aria-label="Expand details"]`, "")
+	b.click(`[data-testid="event-summary-row"]:nth-child(7) [aria-label="Expand details"]`, "")
 	b.contains(`[data-testid="event-summary-row-expanded"]`, "llm_server_error, status 503", "(attempt 2, model trt-llm-agent")
 	b.openTab("user-metadata")
 	b.framed("user-metadata-summary", "agent")
