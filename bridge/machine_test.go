@@ -176,8 +176,9 @@ type entry struct {
 	job     string
 	bad     bool
 	deleted bool
-	before  int // updates of its job when it was added
-	runs    int // started for it
+	dropped bool // it was pending, and its consumer was deleted
+	before  int  // updates of its job when it was added
+	runs    int  // started for it
 	// asksAgain says that the job was completed when it was added, so that its own
 	// connection is owed an answer.
 	asksAgain bool
@@ -228,6 +229,7 @@ func (m *machine) spawn(who int) {
 	quick.backoffMin, quick.backoffMax = 1, 1 // with jitter a schedule could not be replayed
 	quick.parallel = 1                        // nor with a race
 	quick.lookups = 1 << 20                   // counted by the real clock
+	quick.audit = time.Minute                 // measured by it
 	b.setTiming(quick)
 	b.lanes = []*lane{b.lane(job.Agent)}
 	p.b, p.r = b, newReconciler(b)
@@ -272,6 +274,7 @@ const (
 	mvUngroup   kind = "ungroup"    // the group is destroyed
 	mvDelete    kind = "delete"     // entry Which is deleted
 	mvDelStream kind = "del-stream" // the whole stream is
+	mvDrop      kind = "drop"       // the consumer of bridge Which is deleted between two surveys
 	mvStill     kind = "still"      // the clock of Redis falls behind the newest id, or is right again
 	mvAhead     kind = "ahead"      // an entry of job Which whose producer gave it an id an hour ahead
 	mvRefuse    kind = "refuse"     // the workflow service refuses the last job, or no longer
@@ -309,7 +312,7 @@ func moves() *rapid.Generator[move] {
 			mvSurvey, mvSurvey, mvSurvey,
 			mvWork, mvWork, mvWork, mvWork, mvRun, mvRun, mvRun, mvRun,
 			mvZombie, mvCrash, mvFreeze, mvWait, mvWait, mvWait, mvIdle, mvLag,
-			mvKill, mvKill, mvReset, mvCopy, mvLose, mvDown, mvUp, mvUngroup, mvDelete, mvDelStream, mvRefuse,
+			mvKill, mvKill, mvReset, mvCopy, mvLose, mvDown, mvUp, mvUngroup, mvDelete, mvDelStream, mvDrop, mvDrop, mvRefuse,
 			mvStill, mvAhead,
 		})
 		if mv.Kind != mvPass && mv.Kind != mvSurvey || rapid.IntRange(0, 2).Draw(t, "undisturbed") > 0 {
@@ -427,6 +430,8 @@ func (m *machine) do(mv move) {
 			m.redis("DEL", job.Agent.Stream())
 			m.newest = 0
 		}
+	case mvDrop:
+		m.drop(mv.Which % len(m.procs))
 	case mvRefuse:
 		if m.temporal.refuse != nil {
 			m.temporal.refuse = nil
@@ -478,6 +483,37 @@ func (m *machine) add(n int, bad bool, at time.Time) {
 func (m *machine) delete(e *entry) {
 	e.deleted = true
 	m.job(e.job).deleted = true
+}
+
+// drop deletes the consumer of a bridge, with all it has pending. The reconciler
+// takes back what it has seen pending, so that it has a look before and after: what
+// nobody has seen is lost, and reported. Then it must be up to date, too.
+func (m *machine) drop(who int) {
+	if m.down != [sides]bool{} || m.lagging {
+		return
+	}
+	m.wait(6 * time.Second) // the lease of a process that died is over
+	surveys := func() {
+		for i := range m.procs {
+			m.survey(i, nil)
+		}
+	}
+	surveys()
+	surveys() // the first may have brought a new leader
+	list, err := m.client.PendingList(m.ctx, job.Agent.Stream(), "", 1000)
+	if err != nil {
+		return // no group
+	}
+	for _, p := range list {
+		for _, e := range m.entries {
+			if e.id == p.ID && p.Consumer == m.procs[who].name {
+				e.dropped = true
+				m.logf("  %s of %s is dropped", e.id, e.job)
+			}
+		}
+	}
+	m.redis("XGROUP", "DELCONSUMER", job.Agent.Stream(), stream.DefaultGroup, m.procs[who].name)
+	surveys()
 }
 
 func (m *machine) pass(who int, p *plan) {
