@@ -274,7 +274,7 @@ const (
 	mvUngroup   kind = "ungroup"    // the group is destroyed
 	mvDelete    kind = "delete"     // entry Which is deleted
 	mvDelStream kind = "del-stream" // the whole stream is
-	mvDrop      kind = "drop"       // the consumer of bridge Which is deleted between two surveys
+	mvDrop      kind = "drop"       // a consumer is deleted between two surveys: that of a bridge, or one that has just read
 	mvStill     kind = "still"      // the clock of Redis falls behind the newest id, or is right again
 	mvAhead     kind = "ahead"      // an entry of job Which whose producer gave it an id an hour ahead
 	mvRefuse    kind = "refuse"     // the workflow service refuses the last job, or no longer
@@ -431,7 +431,11 @@ func (m *machine) do(mv move) {
 			m.newest = 0
 		}
 	case mvDrop:
-		m.drop(mv.Which % len(m.procs))
+		consumer := "ghost"
+		if who := mv.Which % (len(m.procs) + 1); who < len(m.procs) {
+			consumer = m.procs[who].name
+		}
+		m.drop(consumer)
 	case mvRefuse:
 		if m.temporal.refuse != nil {
 			m.temporal.refuse = nil
@@ -485,34 +489,38 @@ func (m *machine) delete(e *entry) {
 	m.job(e.job).deleted = true
 }
 
-// drop deletes the consumer of a bridge, with all it has pending. The reconciler
-// takes back what it has seen pending, so that it has a look before and after: what
-// nobody has seen is lost, and reported. Then it must be up to date, too.
-func (m *machine) drop(who int) {
+// drop deletes a consumer with all it has pending. The reconciler takes back what it
+// has seen pending, so that it has a look before and after: what nobody has seen is
+// only reported. Then it must be up to date, too.
+func (m *machine) drop(consumer string) {
 	if m.down != [sides]bool{} || m.lagging {
 		return
 	}
+	if consumer == "ghost" {
+		m.redis("XREADGROUP", "GROUP", stream.DefaultGroup, consumer, "COUNT", "3", "STREAMS", job.Agent.Stream(), ">")
+	}
 	m.wait(6 * time.Second) // the lease of a process that died is over
 	surveys := func() {
-		for i := range m.procs {
-			m.survey(i, nil)
+		for range 2 { // one may bring a new leader
+			for i := range m.procs {
+				m.survey(i, nil)
+			}
 		}
 	}
 	surveys()
-	surveys() // the first may have brought a new leader
 	list, err := m.client.PendingList(m.ctx, job.Agent.Stream(), "", 1000)
 	if err != nil {
 		return // no group
 	}
 	for _, p := range list {
 		for _, e := range m.entries {
-			if e.id == p.ID && p.Consumer == m.procs[who].name {
+			if e.id == p.ID && p.Consumer == consumer {
 				e.dropped = true
 				m.logf("  %s of %s is dropped", e.id, e.job)
 			}
 		}
 	}
-	m.redis("XGROUP", "DELCONSUMER", job.Agent.Stream(), stream.DefaultGroup, m.procs[who].name)
+	m.redis("XGROUP", "DELCONSUMER", job.Agent.Stream(), stream.DefaultGroup, consumer)
 	surveys()
 }
 
