@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -59,19 +60,23 @@ func TestTheOrderOfEachEntryIsLookedAt(t *testing.T) {
 		"nothing yet": {sight{}, []string{first}, nil},
 		"all done": {
 			sight{acked: set("agent/1-0"), told: set(own(first)), byJob: set("agent/j"), rows: row("completed", first)},
-			[]string{first}, nil,
+			[]string{first},
+			nil,
 		},
 		"acknowledged too early": {
 			sight{acked: set("agent/1-0")},
-			[]string{first}, []string{"agent/j was acknowledged before its update (1-0)"},
+			[]string{first},
+			[]string{"agent/j was acknowledged before its update (1-0)"},
 		},
 		"both acknowledged too early": {
-			sight{acked: set("agent/1-0", "agent/2-0")}, []string{first, second},
+			sight{acked: set("agent/1-0", "agent/2-0")},
+			[]string{first, second},
 			[]string{"agent/j was acknowledged before its update (1-0)", "agent/j was acknowledged before its update (2-0)"},
 		},
 		"a duplicate while the run is open": {sight{acked: set("agent/2-0")}, []string{first, second}, nil},
 		"published too early": {
-			sight{told: set(own(first)), byJob: set("agent/j")}, []string{first},
+			sight{told: set(own(first)), byJob: set("agent/j")},
+			[]string{first},
 			[]string{"agent/j was published before its row"},
 		},
 		"the retry acknowledged too early": {
@@ -89,7 +94,8 @@ func TestTheOrderOfEachEntryIsLookedAt(t *testing.T) {
 		},
 		"canceled, without a dead letter": {
 			sight{acked: set("agent/1-0"), told: set(own(first)), byJob: set("agent/j"), rows: row("canceled", first)},
-			[]string{first}, nil,
+			[]string{first},
+			nil,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,4 +110,11 @@ func TestTheOrderOfEachEntryIsLookedAt(t *testing.T) {
 	require.Empty(t, sight{acked: set("agent/1-0"), told: set(r.told()), letters: set("agent/1-0"), rows: rows}.rejection(r))
 	require.Len(t, sight{acked: set("agent/1-0"), rows: rows}.rejection(r), 2)
 	require.Len(t, sight{told: set(r.told())}.rejection(r), 1)
+}
+
+func TestAShortRunThatTakesLongSaysSo(t *testing.T) {
+	t.Parallel()
+	require.NotContains(t, (&report{took: time.Hour}).duration(), "WARNING")
+	require.NotContains(t, (&report{took: shortWithin, promised: shortWithin}).duration(), "WARNING")
+	require.Contains(t, (&report{took: shortWithin + time.Second, promised: shortWithin}).duration(), "WARNING")
 }
