@@ -91,7 +91,7 @@ func (a *audit) takeBack(ctx context.Context, c census) error {
 		}
 		entries = slices.DeleteFunc(entries, func(e job.Entry) bool { return !slices.Contains(page, e.ID) })
 		kept, err := a.takeBackSome(ctx, entries, c)
-		if err != nil {
+		if err != nil && kept == nil {
 			return err
 		}
 		for len(gone) > 0 && job.CompareEntryIDs(gone[0], last) <= 0 {
@@ -100,27 +100,32 @@ func (a *audit) takeBack(ctx context.Context, c census) error {
 			}
 			gone = gone[1:]
 		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // takeBackSome returns those of the entries that have to be looked at again: a run
-// may yet write their row.
-func (a *audit) takeBackSome(ctx context.Context, entries []job.Entry, c census) (kept []string, err error) {
+// may yet write their row, or nothing could be found out. With an error that concerns
+// them all it returns none.
+func (a *audit) takeBackSome(ctx context.Context, entries []job.Entry, c census) ([]string, error) {
 	missing, busy, err := a.unaccounted(ctx, entries, c)
 	if err != nil {
 		return nil, err
 	}
+	kept, lost := make([]string, 0, len(entries)), []string(nil)
 	for _, it := range busy {
 		kept = append(kept, it.entry.ID)
 	}
-	var lost []string
 	for _, it := range missing {
 		what := isLost // of what is no job there is no run either
-		if it.rejected == nil {
-			if what, err = a.judge(ctx, it); err != nil {
-				return nil, err
-			}
+		if it.rejected == nil && err == nil {
+			what, err = a.judge(ctx, it)
+		}
+		if it.rejected == nil && err != nil {
+			what = isOpen // for all that is known
 		}
 		switch what {
 		case isLost:
@@ -132,7 +137,7 @@ func (a *audit) takeBackSome(ctx context.Context, entries []job.Entry, c census)
 		}
 	}
 	if len(lost) == 0 {
-		return kept, nil
+		return kept, err
 	}
 	if err := a.l.b.redis.Restore(ctx, a.l.stream, lost...); err != nil {
 		return nil, err
@@ -141,8 +146,11 @@ func (a *audit) takeBackSome(ctx context.Context, entries []job.Entry, c census)
 	a.l.b.metrics.EntriesUnaccounted(a.l.role, unaccountedRestored, len(lost))
 	a.l.log.WarnContext(ctx, "entries were acknowledged by somebody else, or their consumer was deleted, before their jobs ran: they are pending again",
 		slog.Int("count", len(lost)), slog.String("entry", lost[0]))
-	return kept, nil
+	return kept, err
 }
+
+// errNoTime says that the rest has its turn at the next survey.
+var errNoTime = errors.New("no time left")
 
 // finding is what an entry without a row turned out to be.
 type finding int
@@ -158,7 +166,7 @@ const (
 func (a *audit) judge(ctx context.Context, it *item) (finding, error) {
 	b := a.l.b
 	if err := b.lookups.Wait(ctx); err != nil {
-		return 0, err
+		return isOpen, errNoTime
 	}
 	run, err := b.describe(ctx, job.WorkflowID(a.l.role, it.decoded.Job.ID))
 	own := run.Stream == a.l.stream && run.EntryID == it.entry.ID
@@ -166,7 +174,7 @@ func (a *audit) judge(ctx context.Context, it *item) (finding, error) {
 	case errors.Is(err, ErrRunNotFound):
 		return isLost, nil
 	case err != nil:
-		return 0, err
+		return isOpen, err
 	case run.State == RunOpen, run.State.Killed() && !own:
 		return isOpen, nil
 	case run.State.Killed():
@@ -178,7 +186,7 @@ func (a *audit) judge(ctx context.Context, it *item) (finding, error) {
 	// since.
 	rows, err := b.readRows(ctx, []job.Key{it.key(a.l.role)})
 	if err != nil {
-		return 0, err
+		return isOpen, err
 	}
 	if rows.of(it.key(a.l.role)) != nil {
 		return isDone, nil

@@ -6,8 +6,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/nodpt/executor/internal/job"
 )
@@ -104,6 +106,29 @@ func TestEntriesSeenPendingAreTakenBack(t *testing.T) {
 			require.Contains(t, a.log.String(), "they are pending again")
 		})
 	}
+}
+
+// The workflow service is asked no faster for that.
+func TestEntriesAreTakenBackAFewAtATime(t *testing.T) {
+	t.Parallel()
+	a := newAuditing(t)
+	a.b.lookups = rate.NewLimiter(rate.Every(time.Hour), 5)
+	const jobs = batchSize + 1
+	for i := range jobs {
+		a.agentJob("j" + strconv.Itoa(i))
+	}
+	a.ghost()
+	a.survey()
+	a.deleteGhost()
+	a.survey()
+	require.Equal(t, 5, a.restored())
+	a.survey()
+	require.Equal(t, 5, a.restored())
+	a.b.lookups = rate.NewLimiter(rate.Inf, 0)
+	a.survey()
+	require.Equal(t, jobs, a.restored())
+	require.Zero(t, a.reported())
+	require.Zero(t, a.metrics.get("error  reconcile"))
 }
 
 // What a proper acknowledgement leaves is a row, or a run that will write one.

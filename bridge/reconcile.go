@@ -198,10 +198,11 @@ func (r *reconciler) audit(ctx context.Context, l *lane, c census) error {
 	if r.audits[l] == nil {
 		r.audits[l] = newAudit(l)
 	}
-	if err := r.audits[l].look(call, c); err != nil && call.Err() == nil {
-		return err
+	err := r.audits[l].look(call, c)
+	if call.Err() != nil || errors.Is(err, errNoTime) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // visibilityLag is how late a closed run may appear in a listing.
