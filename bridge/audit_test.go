@@ -35,6 +35,7 @@ func (a *auditing) lead(consumer string) {
 	a.t.Helper()
 	a.b = a.bridge(consumer, func(b *Bridge) {
 		b.timing.audit = patience
+		b.timing.suspectIdle = time.Hour // or it takes what the ghost has, on a busy machine
 		b.log = slog.New(slog.NewTextHandler(&a.log, nil))
 		b.lanes = []*lane{newLane(b, job.Agent)}
 		b.leader.Store(true)
