@@ -625,7 +625,8 @@ func TestRedisFaults(t *testing.T) {
 		_, err = w.open("b0").ReadNew(t.Context(), "jobs:agent", 1, time.Millisecond)
 		require.NoError(t, err)
 		w.redis("XDEL", "jobs:agent", lost, gone)
-		w.run(w.bridge("b1")) // one is its own, one a dead consumer's
+		// One is its own, one a dead consumer's. The reconciler must not be faster.
+		w.run(w.bridge("b1", func(b *Bridge) { b.timing.suspectIdle = time.Hour }))
 		w.settled(job.Agent)
 		w.eventually("both are counted", func() bool { return w.metrics.get("lost agent") == 2 })
 		require.Empty(t, w.temporal.startedIDs())

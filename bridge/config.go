@@ -59,6 +59,7 @@ type timing struct {
 	call        time.Duration // one call of Redis or the store
 	entry       time.Duration // all calls for one entry
 	chatPoll    time.Duration
+	audit       time.Duration // looking for lost entries of one stream, in each survey
 	dropEvery   time.Duration // removal of old consumers
 	dropIdle    time.Duration // age of such consumers
 	killedSince time.Duration // how far back a new bridge looks for killed runs
@@ -67,11 +68,12 @@ type timing struct {
 }
 
 func defaultTiming(cfg Config) timing {
+	survey := max(time.Second/2, min(15*time.Second, cfg.ClaimMinIdle/3))
 	return timing{
 		block:       time.Second,
 		beat:        3 * time.Second,
 		sweep:       5 * time.Second,
-		survey:      max(time.Second/2, min(15*time.Second, cfg.ClaimMinIdle/3)),
+		survey:      survey,
 		suspectIdle: 12 * time.Second,
 		lease:       10 * time.Second,
 		closing:     time.Second,
@@ -84,6 +86,7 @@ func defaultTiming(cfg Config) timing {
 		call:        10 * time.Second,
 		entry:       20 * time.Second,
 		chatPoll:    250 * time.Millisecond,
+		audit:       min(time.Second, survey/4),
 		dropEvery:   time.Hour,
 		dropIdle:    24 * time.Hour,
 		killedSince: 24 * time.Hour,

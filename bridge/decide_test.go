@@ -69,6 +69,11 @@ func TestEntriesOfTheTimeOfTheRunAreDuplicates(t *testing.T) {
 	}
 	unstarted := row(job.Failed, id(0))
 	unstarted.StartedAt = time.Time{}
+	reset := func(status job.Status) *job.Row {
+		r := row(status, id(0)) // its times are those of the first run's history
+		r.Effect = job.RunEffect("b7")
+		return r
+	}
 	now := started.Add(time.Hour)
 	for name, tc := range map[string]struct {
 		entry string
@@ -88,6 +93,8 @@ func TestEntriesOfTheTimeOfTheRunAreDuplicates(t *testing.T) {
 		"after the end, completed":         {id(time.Minute + time.Second), row(job.Completed, id(0)), actAnswer},
 		"ids are numbers":                  {"6-0", row(job.Failed, "5-0"), actRetry},
 		"the run began unseen":             {id(time.Second), unstarted, actRetry},
+		"before a reset":                   {id(time.Second), reset(job.Failed), actRetry},
+		"before a reset that completed":    {id(time.Second), reset(job.Completed), actAnswer},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

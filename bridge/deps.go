@@ -37,6 +37,14 @@ type Ledger interface {
 	PendingList(ctx context.Context, key, after string, count int) ([]stream.PendingEntry, error)
 }
 
+// Auditor looks at entries outside of the group, to find those it has lost.
+type Auditor interface {
+	Delivered(ctx context.Context, key string) (string, error)
+	Range(ctx context.Context, key, from, to string, count int) ([]job.Entry, error)
+	Audited(ctx context.Context, key string) (string, error)
+	SetAudited(ctx context.Context, key, id string) error
+}
+
 // Settler publishes outcomes and acknowledges entries.
 type Settler interface {
 	Publish(ctx context.Context, u stream.Update) (bool, error)
@@ -66,6 +74,7 @@ type Redis interface {
 	Claimer
 	Keeper
 	Ledger
+	Auditor
 	Settler
 	Leaser
 	Identifier
@@ -89,5 +98,6 @@ type Metrics interface {
 	EntryDuplicate(role job.Role, kind string)
 	EntryNormalised(role job.Role, note string)
 	EntriesLost(role job.Role, n int)
+	EntriesUnaccounted(role job.Role, kind string, n int)
 	BridgeError(role job.Role, kind string)
 }

@@ -78,8 +78,13 @@ func decide(entryID string, rejected bool, row *job.Row, now time.Time) action {
 // one, ids stand still: they repeat the newest millisecond of the stream with
 // higher sequence numbers, until the clock has passed it. Producers may number
 // entries themselves, near zero or in the future; there the row's entry is far
-// from its run, or behind its start.
+// from its run, or behind its start. And a run that was reset sees the times of the
+// history it began with, so that it seems to have been open since, also between the
+// first failure and the reset, when a retry may have been sent.
 func cameDuring(entryID string, row *job.Row) bool {
+	if job.IsRunEffect(row.Effect) {
+		return false
+	}
 	began := job.EntryTime(row.EntryID)
 	waited := row.StartedAt.Sub(began)
 	if row.StartedAt.IsZero() || waited < -clockSkew || waited > clockTrust || !job.FirstOfMillisecond(entryID) {

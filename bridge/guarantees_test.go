@@ -135,7 +135,7 @@ func (m *machine) owed(e *entry, d delivery) bool {
 	if e.deleted || m.answered(e) || m.excused(e) {
 		return true
 	}
-	if e.bad || m.hasRun(e) {
+	if e.bad || m.hasRun(e) && !e.dropped {
 		return false // what a run is to tell comes before its acknowledgement
 	}
 	if run, ok := m.temporal.current(job.WorkflowID(job.Agent, e.job)); ok {
@@ -162,9 +162,14 @@ func (m *machine) hasRun(e *entry) bool {
 
 // excused reports whether the schedule destroyed all that was left of an entry's
 // job: the entry that another was a duplicate of, or the only run that knew of
-// it, which an operator had made.
+// it, which an operator had made. An entry that was dropped is owed a row of its
+// job, of whichever entry that is: from the row alone nobody can tell it from a
+// duplicate.
 func (m *machine) excused(e *entry) bool {
 	j := m.job(e.job)
+	if _, found := m.row(e.job); found && e.dropped {
+		return true
+	}
 	return m.losses > 0 && (j.deleted || j.resets > 0)
 }
 

@@ -176,8 +176,9 @@ type entry struct {
 	job     string
 	bad     bool
 	deleted bool
-	before  int // updates of its job when it was added
-	runs    int // started for it
+	dropped bool // it was pending, and its consumer was deleted
+	before  int  // updates of its job when it was added
+	runs    int  // started for it
 	// asksAgain says that the job was completed when it was added, so that its own
 	// connection is owed an answer.
 	asksAgain bool
@@ -228,6 +229,7 @@ func (m *machine) spawn(who int) {
 	quick.backoffMin, quick.backoffMax = 1, 1 // with jitter a schedule could not be replayed
 	quick.parallel = 1                        // nor with a race
 	quick.lookups = 1 << 20                   // counted by the real clock
+	quick.audit = time.Minute                 // measured by it
 	b.setTiming(quick)
 	b.lanes = []*lane{b.lane(job.Agent)}
 	p.b, p.r = b, newReconciler(b)
@@ -272,6 +274,7 @@ const (
 	mvUngroup   kind = "ungroup"    // the group is destroyed
 	mvDelete    kind = "delete"     // entry Which is deleted
 	mvDelStream kind = "del-stream" // the whole stream is
+	mvDrop      kind = "drop"       // a consumer is deleted between two surveys: that of a bridge, or one that has just read
 	mvStill     kind = "still"      // the clock of Redis falls behind the newest id, or is right again
 	mvAhead     kind = "ahead"      // an entry of job Which whose producer gave it an id an hour ahead
 	mvRefuse    kind = "refuse"     // the workflow service refuses the last job, or no longer
@@ -309,7 +312,7 @@ func moves() *rapid.Generator[move] {
 			mvSurvey, mvSurvey, mvSurvey,
 			mvWork, mvWork, mvWork, mvWork, mvRun, mvRun, mvRun, mvRun,
 			mvZombie, mvCrash, mvFreeze, mvWait, mvWait, mvWait, mvIdle, mvLag,
-			mvKill, mvKill, mvReset, mvCopy, mvLose, mvDown, mvUp, mvUngroup, mvDelete, mvDelStream, mvRefuse,
+			mvKill, mvKill, mvReset, mvCopy, mvLose, mvDown, mvUp, mvUngroup, mvDelete, mvDelStream, mvDrop, mvDrop, mvRefuse,
 			mvStill, mvAhead,
 		})
 		if mv.Kind != mvPass && mv.Kind != mvSurvey || rapid.IntRange(0, 2).Draw(t, "undisturbed") > 0 {
@@ -427,6 +430,12 @@ func (m *machine) do(mv move) {
 			m.redis("DEL", job.Agent.Stream())
 			m.newest = 0
 		}
+	case mvDrop:
+		consumer := "ghost"
+		if who := mv.Which % (len(m.procs) + 1); who < len(m.procs) {
+			consumer = m.procs[who].name
+		}
+		m.drop(consumer)
 	case mvRefuse:
 		if m.temporal.refuse != nil {
 			m.temporal.refuse = nil
@@ -478,6 +487,41 @@ func (m *machine) add(n int, bad bool, at time.Time) {
 func (m *machine) delete(e *entry) {
 	e.deleted = true
 	m.job(e.job).deleted = true
+}
+
+// drop deletes a consumer with all it has pending. The reconciler takes back what it
+// has seen pending, so that it has a look before and after: what nobody has seen is
+// only reported. Then it must be up to date, too.
+func (m *machine) drop(consumer string) {
+	if m.down != [sides]bool{} || m.lagging {
+		return
+	}
+	if consumer == "ghost" {
+		m.redis("XREADGROUP", "GROUP", stream.DefaultGroup, consumer, "COUNT", "3", "STREAMS", job.Agent.Stream(), ">")
+	}
+	m.wait(6 * time.Second) // the lease of a process that died is over
+	surveys := func() {
+		for range 2 { // one may bring a new leader
+			for i := range m.procs {
+				m.survey(i, nil)
+			}
+		}
+	}
+	surveys()
+	list, err := m.client.PendingList(m.ctx, job.Agent.Stream(), "", 1000)
+	if err != nil {
+		return // no group
+	}
+	for _, p := range list {
+		for _, e := range m.entries {
+			if e.id == p.ID && p.Consumer == consumer {
+				e.dropped = true
+				m.logf("  %s of %s is dropped", e.id, e.job)
+			}
+		}
+	}
+	m.redis("XGROUP", "DELCONSUMER", job.Agent.Stream(), stream.DefaultGroup, consumer)
+	surveys()
 }
 
 func (m *machine) pass(who int, p *plan) {

@@ -19,11 +19,12 @@ type reconciler struct {
 	namespace string              // id of the Temporal namespace when last seen
 	done      map[string]struct{} // killed runs that need no further look
 	since     time.Time           // killed runs closed before then have been dealt with
+	audits    map[*lane]*audit
 	nextDrop  time.Time
 }
 
 func newReconciler(b *Bridge) *reconciler {
-	return &reconciler{b: b, done: make(map[string]struct{})}
+	return &reconciler{b: b, done: make(map[string]struct{}), audits: make(map[*lane]*audit)}
 }
 
 // run surveys in a fixed interval, sooner while the workflow service is away, and
@@ -52,24 +53,29 @@ func (r *reconciler) survey(ctx context.Context) bool {
 	// Listed before the runs are: an entry started in between is then not pending
 	// here, rather than pending without a run.
 	pending := make(map[*lane][]stream.PendingEntry, len(r.b.lanes))
+	counted := make(map[*lane]census, len(r.b.lanes))
 	for _, l := range r.b.lanes {
 		known := l.started.list()
-		entries, err := r.pending(ctx, l)
+		delivered, err := r.delivered(ctx, l)
 		if err != nil {
 			continue // the lane reports Redis
 		}
-		ids := make(map[string]struct{}, len(entries))
-		for _, e := range entries {
-			ids[e.ID] = struct{}{}
+		entries, err := r.pending(ctx, l)
+		if err != nil {
+			continue
 		}
+		ids := idsOf(entries)
 		l.started.retain(known, ids)
 		pending[l] = entries
+		counted[l] = census{delivered: delivered, pending: ids}
 	}
 	if !r.b.leader.Load() {
-		r.since = time.Time{} // the next leader, maybe this one, begins anew
+		// The next leader, maybe this one, begins anew.
+		r.since = time.Time{}
+		clear(r.audits)
 		return answered
 	}
-	if err := r.reconcile(ctx, pending); err != nil && ctx.Err() == nil {
+	if err := r.reconcile(ctx, pending, counted); err != nil && ctx.Err() == nil {
 		r.b.metrics.BridgeError("", "reconcile")
 		r.b.log.WarnContext(ctx, "pending entries could not be compared with runs; tried again shortly", slog.Any("error", err))
 	}
@@ -104,6 +110,12 @@ func (r *reconciler) checkNamespace(ctx context.Context) (answered bool) {
 	return true
 }
 
+func (r *reconciler) delivered(ctx context.Context, l *lane) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.b.timing.call)
+	defer cancel()
+	return r.b.redis.Delivered(ctx, l.stream)
+}
+
 func (r *reconciler) pending(ctx context.Context, l *lane) ([]stream.PendingEntry, error) {
 	var all []stream.PendingEntry
 	after := ""
@@ -123,8 +135,9 @@ func (r *reconciler) pending(ctx context.Context, l *lane) ([]stream.PendingEntr
 }
 
 // reconcile refreshes entries whose run is open, hands the others to their
-// lanes, and settles killed runs whose entry is not pending.
-func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.PendingEntry) error {
+// lanes, settles killed runs whose entry is not pending, and looks for entries
+// that are lost.
+func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.PendingEntry, counted map[*lane]census) error {
 	call, cancel := context.WithTimeout(ctx, r.b.timing.survey+r.b.timing.call)
 	defer cancel()
 	open, err := r.b.temporal.Open(call)
@@ -166,7 +179,30 @@ func (r *reconciler) reconcile(ctx context.Context, pending map[*lane][]stream.P
 			}
 		}
 	}
-	return errors.Join(append(errs, err)...)
+	errs = append(errs, err)
+	busy := busyIDs(open, killed)
+	for _, l := range r.b.lanes {
+		if c, ok := counted[l]; ok {
+			c.busy = busy
+			errs = append(errs, r.audit(ctx, l, c))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// audit gives the audit of one lane its time. What does not fit has its turn at
+// the next survey.
+func (r *reconciler) audit(ctx context.Context, l *lane, c census) error {
+	call, cancel := context.WithTimeout(ctx, r.b.timing.audit)
+	defer cancel()
+	if r.audits[l] == nil {
+		r.audits[l] = newAudit(l)
+	}
+	err := r.audits[l].look(call, c)
+	if call.Err() != nil || errors.Is(err, errNoTime) {
+		return nil
+	}
+	return err
 }
 
 // visibilityLag is how late a closed run may appear in a listing.

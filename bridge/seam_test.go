@@ -209,6 +209,22 @@ func (r seamRedis) PendingList(ctx context.Context, key, after string, count int
 	})
 }
 
+func (r seamRedis) Delivered(ctx context.Context, key string) (string, error) {
+	return through(r.seam, redisSide, "Delivered", func() (string, error) { return r.c.Delivered(ctx, key) })
+}
+
+func (r seamRedis) Range(ctx context.Context, key, from, to string, count int) ([]job.Entry, error) {
+	return through(r.seam, redisSide, "Range", func() ([]job.Entry, error) { return r.c.Range(ctx, key, from, to, count) })
+}
+
+func (r seamRedis) Audited(ctx context.Context, key string) (string, error) {
+	return through(r.seam, redisSide, "Audited", func() (string, error) { return r.c.Audited(ctx, key) })
+}
+
+func (r seamRedis) SetAudited(ctx context.Context, key, id string) error {
+	return r.call(redisSide, "SetAudited", func() error { return r.c.SetAudited(ctx, key, id) })
+}
+
 func (r seamRedis) Publish(ctx context.Context, u stream.Update) (bool, error) {
 	return through(r.seam, redisSide, "Publish", func() (bool, error) {
 		r.m.mayPublish(u)

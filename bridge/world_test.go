@@ -549,7 +549,10 @@ func (c *counts) EntryRejected(role job.Role, reason string) { c.add(1, "rejecte
 func (c *counts) EntryDuplicate(role job.Role, kind string)  { c.add(1, "duplicate", role, kind) }
 func (c *counts) EntryNormalised(role job.Role, note string) { c.add(1, "normalised", role, note) }
 func (c *counts) EntriesLost(role job.Role, n int)           { c.add(n, "lost", role) }
-func (c *counts) BridgeError(role job.Role, kind string)     { c.add(1, "error", role, kind) }
+func (c *counts) EntriesUnaccounted(role job.Role, kind string, n int) {
+	c.add(n, "unaccounted", role, kind)
+}
+func (c *counts) BridgeError(role job.Role, kind string) { c.add(1, "error", role, kind) }
 
 // publishRecorder keeps the updates that were published, after some failures.
 type publishRecorder struct {

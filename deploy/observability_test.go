@@ -381,6 +381,7 @@ func registered(t *testing.T) map[string]map[string]bool {
 	m.EntryDuplicate(job.Agent, "kind")
 	m.EntryNormalised(job.Agent, "note")
 	m.EntriesLost(job.Agent, 1)
+	m.EntriesUnaccounted(job.Agent, "kind", 1)
 	m.BridgeError(job.Agent, "kind")
 	m.ActivityError(job.Agent, "kind")
 	m.Running(job.Agent, 1)

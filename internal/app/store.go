@@ -33,6 +33,7 @@ type resultStore struct {
 	log      *slog.Logger
 	announce announcer
 	fatal    func(err error, exitCode int)
+	limit    time.Duration // of one call
 
 	open  atomic.Pointer[store.Store]
 	asked atomic.Bool // the database is open, Redis is being asked
@@ -44,10 +45,15 @@ const (
 	announceEvery = 10 * time.Second
 	announceRetry = time.Second
 	openRetry     = 5 * time.Second
+	// storeCall is how long one call may take. A frozen server and a network that
+	// carries nothing give no error. A final step waits up to 10 s between two tries
+	// (workflows.stepRegular), so that with these 5 s the next one comes within the 15 s
+	// of I7 after the database is back, and not when the activity's own time is over.
+	storeCall = 5 * time.Second
 )
 
 func newResultStore(cfg store.Config, a announcer, log *slog.Logger, fatal func(error, int)) *resultStore {
-	return &resultStore{cfg: cfg, announce: a, log: log, fatal: fatal}
+	return &resultStore{cfg: cfg, announce: a, log: log, fatal: fatal, limit: storeCall}
 }
 
 // Start begins to open the store and returns.
@@ -150,41 +156,46 @@ func (s *resultStore) Check(ctx context.Context) error {
 }
 
 func (s *resultStore) Persist(ctx context.Context, row job.Row) (job.Persisted, error) {
-	opened, err := s.ready()
-	if err != nil {
-		return job.Persisted{}, err
-	}
-	return opened.Persist(ctx, row)
+	return limited(ctx, s, func(ctx context.Context, opened *store.Store) (job.Persisted, error) {
+		return opened.Persist(ctx, row)
+	})
 }
 
 func (s *resultStore) Row(ctx context.Context, key job.Key) (job.Row, bool, error) {
-	opened, err := s.ready()
-	if err != nil {
-		return job.Row{}, false, err
-	}
-	return opened.Row(ctx, key)
+	rows, err := s.Rows(ctx, []job.Key{key})
+	row, found := rows[key]
+	return row, found, err
 }
 
 func (s *resultStore) Rows(ctx context.Context, keys []job.Key) (map[job.Key]job.Row, error) {
-	opened, err := s.ready()
-	if err != nil {
-		return nil, err
-	}
-	return opened.Rows(ctx, keys)
+	return limited(ctx, s, func(ctx context.Context, opened *store.Store) (map[job.Key]job.Row, error) {
+		return opened.Rows(ctx, keys)
+	})
 }
 
 func (s *resultStore) RaiseEntry(ctx context.Context, key job.Key, entryID string) error {
-	opened, err := s.ready()
-	if err != nil {
-		return err
-	}
-	return opened.RaiseEntry(ctx, key, entryID)
+	_, err := limited(ctx, s, func(ctx context.Context, opened *store.Store) (struct{}, error) {
+		return struct{}{}, opened.RaiseEntry(ctx, key, entryID)
+	})
+	return err
 }
 
 func (s *resultStore) SetDeadID(ctx context.Context, key job.Key, effect, deadID string) error {
+	_, err := limited(ctx, s, func(ctx context.Context, opened *store.Store) (struct{}, error) {
+		return struct{}{}, opened.SetDeadID(ctx, key, effect, deadID)
+	})
+	return err
+}
+
+// limited makes one call, for which it takes no longer than it may. A call that was
+// given up may have been done: each can be repeated.
+func limited[T any](ctx context.Context, s *resultStore, call func(context.Context, *store.Store) (T, error)) (T, error) {
 	opened, err := s.ready()
 	if err != nil {
-		return err
+		var none T
+		return none, err
 	}
-	return opened.SetDeadID(ctx, key, effect, deadID)
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	return call(ctx, opened)
 }

@@ -44,7 +44,12 @@ func plainID(s string) bool {
 func EntryEffect(stream, entryID string) string { return "entry:" + stream + "/" + entryID }
 
 // RunEffect names the outcome of a run a person started: a reset or a copy.
-func RunEffect(runID string) string { return "run:" + runID }
+func RunEffect(runID string) string { return runPrefix + runID }
+
+// IsRunEffect reports whether an effect is one of RunEffect.
+func IsRunEffect(effect string) bool { return strings.HasPrefix(effect, runPrefix) }
+
+const runPrefix = "run:"
 
 // AnswerEffect names the repeated answer to an entry that asks again for a job
 // already completed.

@@ -79,6 +79,9 @@ func TestEffectsAreDistinct(t *testing.T) {
 	require.Equal(t, "entry:jobs:agent/1-0", effects[0])
 	require.Equal(t, "answer:jobs:agent/1-0", effects[3])
 	require.Equal(t, "run:1-0", effects[4])
+	for i, effect := range effects {
+		require.Equal(t, i == 4, job.IsRunEffect(effect), effect)
+	}
 	slices.Sort(effects)
 	require.Len(t, slices.Compact(effects), 5)
 }

@@ -41,6 +41,10 @@ func TestTheShippedRightsAreEnough(t *testing.T) {
 		{"Pending", func() error { _, err := c.Pending(ctx, agents); return err }},
 		{"PendingList", func() error { _, err := c.PendingList(ctx, agents, "", 1); return err }},
 		{"Entry", func() error { _, _, err := c.Entry(ctx, agents, id); return err }},
+		{"Range", func() error { _, err := c.Range(ctx, agents, "("+id, "2-0", 1); return err }},
+		{"Delivered", func() error { _, err := c.Delivered(ctx, agents); return err }},
+		{"Audited", func() error { _, err := c.Audited(ctx, agents); return err }},
+		{"SetAudited", func() error { return c.SetAudited(ctx, agents, id) }},
 		{"Stats", func() error { _, err := c.Stats(ctx, agents); return err }},
 		{"LastID", func() error { _, err := c.LastID(ctx, agents); return err }},
 		{"Publish", func() error {

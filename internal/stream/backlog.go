@@ -51,16 +51,7 @@ func (c *Client) acknowledgedUpTo(ctx context.Context, stream string) (string, e
 	case pending.OldestID != "":
 		return before(pending.OldestID), nil
 	}
-	groups, err := c.commands.XInfoGroups(ctx, stream).Result()
-	if err = fail(ctx, "ask how far "+stream+" was read", err); err != nil && !errors.Is(err, ErrNoGroup) {
-		return "", err
-	}
-	for _, g := range groups {
-		if g.Name == c.group {
-			return g.LastDeliveredID, nil
-		}
-	}
-	return "0", nil
+	return c.Delivered(ctx, stream)
 }
 
 // before is the id that comes right before another one: XREAD has no inclusive

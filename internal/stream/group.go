@@ -124,6 +124,54 @@ func (c *Client) Entry(ctx context.Context, stream, id string) (job.Entry, bool,
 	return b.Entries[0], true, nil
 }
 
+// Range reads entries from one id to another, both included, in order and at most
+// count of them, without delivering them. An id behind "(" is left out.
+func (c *Client) Range(ctx context.Context, stream, from, to string, count int) ([]job.Entry, error) {
+	op := "read entries of " + stream
+	reply, err := c.commands.Do(ctx, "XRANGE", stream, from, to, "COUNT", count).Result()
+	if err != nil {
+		return nil, fail(ctx, op, err)
+	}
+	b, err := entriesReply(stream, reply)
+	return b.Entries, fail(ctx, op, err)
+}
+
+// Delivered is the newest id that the group was given, "0-0" where there is no
+// group or no stream.
+func (c *Client) Delivered(ctx context.Context, stream string) (string, error) {
+	groups, err := c.commands.XInfoGroups(ctx, stream).Result()
+	if err = fail(ctx, "ask how far "+stream+" was read", err); err != nil && !errors.Is(err, ErrNoGroup) {
+		return "", err
+	}
+	for _, g := range groups {
+		if g.Name == c.group {
+			return g.LastDeliveredID, nil
+		}
+	}
+	return "0-0", nil
+}
+
+// Audited is the id that SetAudited was last given, "0-0" if it never was or Redis
+// has forgotten.
+func (c *Client) Audited(ctx context.Context, stream string) (string, error) {
+	id, err := c.commands.Get(ctx, c.auditKey(stream)).Result()
+	if errors.Is(err, redis.Nil) {
+		return "0-0", nil
+	}
+	return id, fail(ctx, "ask how far "+stream+" was looked through", err)
+}
+
+// SetAudited remembers up to which id the entries of a stream were looked through
+// for those the group has lost.
+func (c *Client) SetAudited(ctx context.Context, stream, id string) error {
+	err := c.commands.Set(ctx, c.auditKey(stream), id, 0).Err()
+	return fail(ctx, "note how far "+stream+" was looked through", err)
+}
+
+func (c *Client) auditKey(stream string) string {
+	return "{executor}:audited:" + c.group + ":" + stream
+}
+
 // ClaimDead takes over entries of consumers that have stopped beating, at most
 // limit of them; this consumer is never counted as dead. Taking counts as one more
 // delivery. Call it until it returns nothing.

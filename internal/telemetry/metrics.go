@@ -52,7 +52,7 @@ type Metrics struct {
 	observe  atomic.Pointer[observer]
 
 	started, finished, rejected, duplicate metric.Int64Counter
-	normalised, lost, answers              metric.Int64Counter
+	normalised, lost, unaccounted, answers metric.Int64Counter
 	bridgeErrors, activityErrors           metric.Int64Counter
 	running, waiting                       metric.Int64UpDownCounter
 	duration                               metric.Float64Histogram
@@ -121,6 +121,7 @@ func (m *Metrics) createInstruments(meter metric.Meter) error {
 	m.duplicate = counter("executor.entries.duplicate", "Stream entries of a job already known, by kind.")
 	m.normalised = counter("executor.entries.normalised", "Corrections made to accepted entries, by kind.")
 	m.lost = counter("executor.entries.lost", "Pending entries whose content was deleted before their job started.")
+	m.unaccounted = counter("executor.entries.unaccounted", "Entries read and not pending whose job has neither row nor run, by kind: restored, reported.")
 	m.bridgeErrors = counter("executor.bridge.errors", "Failures of the bridge at Redis, Temporal or the store, by kind.")
 	m.activityErrors = counter("executor.activity.errors", "Failed attempts of role activities, by kind.")
 	m.answers = counter("executor.llm.answers", "Answers of the LLM, by the reason it gave for their end.")
@@ -240,6 +241,15 @@ func (m *Metrics) EntryNormalised(role job.Role, note string) {
 func (m *Metrics) EntriesLost(role job.Role, n int) {
 	if n > 0 {
 		m.count(m.lost, int64(n), m.bounds.role(role))
+	}
+}
+
+// EntriesUnaccounted counts entries that were read, are not pending, and whose job
+// has neither a row nor a run; kind says what was done about it, restored or
+// reported.
+func (m *Metrics) EntriesUnaccounted(role job.Role, kind string, n int) {
+	if n > 0 {
+		m.count(m.unaccounted, int64(n), m.bounds.role(role), m.bounds.code("kind", kind))
 	}
 }
 

@@ -51,6 +51,7 @@ func TestMetrics(t *testing.T) {
 	m.EntryNormalised(job.Inspector, "field_case")
 	m.EntriesLost(job.Agent, 3)
 	m.EntriesLost(job.Agent, 0)
+	m.EntriesUnaccounted(job.Agent, "restored", 2)
 	m.BridgeError(job.Agent, "redis_unavailable")
 	m.ActivityError(job.Agent, "llm_quota")
 	m.LLMCall(job.Agent, "trt-llm-agent", 1500*time.Millisecond, 10, 20, "")
@@ -75,6 +76,7 @@ func TestMetrics(t *testing.T) {
 		`executor_entries_duplicate_total{kind="reask",role="manager"} 1`,
 		`executor_entries_normalised_total{note="field_case",role="inspector"} 1`,
 		`executor_entries_lost_total{role="agent"} 3`,
+		`executor_entries_unaccounted_total{kind="restored",role="agent"} 2`,
 		`executor_llm_answers_total{finish_reason="length",role="agent"} 1`,
 		`executor_llm_answers_total{finish_reason="other",role="agent"} 1`,
 		`executor_bridge_errors_total{kind="redis_unavailable",role="agent"} 1`,
@@ -131,6 +133,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		m.EntryDuplicate(role, s)
 		m.EntryNormalised(role, s)
 		m.EntriesLost(role, 1)
+		m.EntriesUnaccounted(role, s, 1)
 		m.BridgeError(role, s)
 		m.ActivityError(role, s)
 		m.Running(role, 1)

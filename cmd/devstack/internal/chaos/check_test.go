@@ -5,6 +5,7 @@ package chaos
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -77,7 +78,11 @@ func (w *world) rest(f fault) *verdict {
 	if !f.partial {
 		w.atRest(v)
 		v.recovery = time.Since(w.healed)
-		if most := recoverWithin + f.drains; v.recovery > most {
+		most := recoverWithin + f.drains
+		if f.within != 0 {
+			most = f.within
+		}
+		if v.recovery > most {
 			v.add("I7", "at rest %.1f s after the fault was over, not within %s", v.recovery.Seconds(), most)
 		}
 	}
@@ -233,6 +238,37 @@ func (w *world) statuses(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
+// outcome is what a row says.
+type outcome struct{ status, output, code, entry, effect string }
+
+// outcomes are the rows by role/jobId.
+func (w *world) outcomes(ctx context.Context) (map[string]outcome, error) {
+	rows, err := w.QueryRows(ctx, "SELECT role, job_id, status, output, error_code, entry_id, effect FROM executor_jobs")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]outcome, len(rows))
+	for _, r := range rows {
+		out[fmt.Sprintf("%s/%s", r["role"], r["job_id"])] = outcome{
+			status: text(r["status"]), output: text(r["output"]), code: text(r["error_code"]),
+			entry: text(r["entry_id"]), effect: text(r["effect"]),
+		}
+	}
+	return out, nil
+}
+
+// text is a column's value; NULL is no text.
+func text(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return ""
+	case []byte:
+		return string(v)
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
 // updateCounts are the numbers of updates by role/jobId.
 func (w *world) updateCounts(ctx context.Context) (map[string]int, error) {
 	updates, err := w.updates(ctx)
@@ -246,7 +282,7 @@ func (w *world) updateCounts(ctx context.Context) (map[string]int, error) {
 	return out, nil
 }
 
-type update struct{ id, job, kind string }
+type update struct{ id, job, kind, payload string }
 
 func (w *world) updates(ctx context.Context) ([]update, error) {
 	all, err := w.Redis.XRange(ctx, harness.Updates, "-", "+").Result()
@@ -257,10 +293,34 @@ func (w *world) updates(ctx context.Context) ([]update, error) {
 	for _, m := range all {
 		out = append(out, update{
 			id: fmt.Sprint(m.Values["MessageId"]), kind: fmt.Sprint(m.Values["Type"]),
-			job: fmt.Sprintf("%s/%s", m.Values["Role"], m.Values["JobId"]),
+			job: fmt.Sprintf("%s/%s", m.Values["Role"], m.Values["JobId"]), payload: fmt.Sprint(m.Values["Payload"]),
 		})
 	}
 	return out, nil
+}
+
+// differs says in what an update differs from the row it tells of; empty is not at
+// all.
+func (u update) differs(row outcome) string {
+	if u.kind == "result" != (row.status == "completed") {
+		return fmt.Sprintf("it is told as %s and stored as %s", u.kind, row.status)
+	}
+	if u.kind == "result" {
+		if u.payload != row.output {
+			return "another answer is told than stored"
+		}
+		return ""
+	}
+	var told struct {
+		Code string `json:"code"`
+	}
+	if err := json.Unmarshal([]byte(u.payload), &told); err != nil {
+		return "what is told of its failure cannot be read"
+	}
+	if told.Code != row.code {
+		return fmt.Sprintf("it is told as failed for %s and stored for %s", told.Code, row.code)
+	}
+	return ""
 }
 
 // checkRows: each job has its row, and each row is that of a job or of an entry
@@ -318,14 +378,18 @@ func (w *world) rejections() []rejection {
 	return slices.Clone(w.rejected)
 }
 
-// checkUpdates: each effect was told exactly once, and nothing else was (I3).
+// checkUpdates: each effect was told exactly once, and nothing else was; the last
+// that was told of a job is what its row says (I3).
 func (w *world) checkUpdates(v *verdict) {
 	updates, err := w.updates(w.T.Context())
 	require.NoError(w.T, err)
+	rows, err := w.outcomes(w.T.Context())
+	require.NoError(w.T, err)
+	newest := map[string]update{}
 	byID, byJob, asked := map[string]int{}, map[string]int{}, map[string]bool{}
-	rejected := map[string]bool{}
+	rejected := map[string]string{}
 	for _, r := range w.rejections() {
-		rejected[r.told()] = true
+		rejected[r.told()] = r.row()
 	}
 	for _, j := range w.list() {
 		asked[j.key()] = true
@@ -333,11 +397,20 @@ func (w *world) checkUpdates(v *verdict) {
 	for _, u := range updates {
 		byID[u.id]++
 		switch {
-		case rejected[u.id]:
+		case rejected[u.id] != "":
+			newest[rejected[u.id]] = u
 		case asked[u.job]:
 			byJob[u.job]++
+			newest[u.job] = u
 		default:
 			v.add("I3", "update %s is for %s, which nobody has asked for", u.id, u.job)
+		}
+	}
+	for key, u := range newest {
+		if row, there := rows[key]; there {
+			if why := u.differs(row); why != "" {
+				v.add("I3", "%s: %s", key, why)
+			}
 		}
 	}
 	for id, n := range byID {
@@ -661,9 +734,9 @@ func (o *watcher) stop() []string {
 func (o *watcher) look(ctx context.Context) {
 	o.looking.Lock()
 	defer o.looking.Unlock()
-	acked := map[string]bool{}
+	seen := sight{acked: map[string]bool{}, told: map[string]bool{}, byJob: map[string]bool{}, letters: map[string]bool{}}
 	for _, role := range roles {
-		if !o.acked(ctx, "jobs:"+role, acked) {
+		if !o.acked(ctx, "jobs:"+role, seen.acked) {
 			return
 		}
 	}
@@ -671,12 +744,20 @@ func (o *watcher) look(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	told := map[string]bool{}
 	for _, u := range updates {
-		told[u.job] = true
+		seen.told[u.id] = true
+		seen.byJob[u.job] = true
 	}
-	rows, err := o.w.statuses(ctx)
-	if err != nil {
+	for _, role := range roles {
+		letters, err := o.w.Redis.XRange(ctx, "jobs:"+role+":dead", "-", "+").Result()
+		if err != nil {
+			return
+		}
+		for _, l := range letters {
+			seen.letters[role+"/"+fmt.Sprint(l.Values["original_id"])] = true
+		}
+	}
+	if seen.rows, err = o.w.outcomes(ctx); err != nil {
 		return
 	}
 	jobs := o.w.list()
@@ -684,26 +765,80 @@ func (o *watcher) look(ctx context.Context) {
 		o.looks++
 	}
 	for _, j := range jobs {
+		if j.lost != "" && !j.resent {
+			continue // somebody else has acknowledged it, if it is there at all
+		}
 		o.w.mu.Lock()
-		entries := j.entries
+		entries := slices.Clone(j.entries)
 		o.w.mu.Unlock()
-		if len(entries) > 0 && acked[j.role+"/"+entries[0]] && !told[j.key()] {
-			o.once("%s was acknowledged before its update", j.key())
-		}
-		if told[j.key()] && rows[j.key()] == "" {
-			o.once("%s was published before its row", j.key())
-		}
+		o.once(seen.job(j, entries)...)
+	}
+	for _, r := range o.w.rejections() {
+		o.once(seen.rejection(r)...)
 	}
 }
 
-func (o *watcher) once(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	for _, known := range o.found.all["I4"] {
-		if known == text {
-			return
+// sight is what one look has seen, in the order of the fields.
+type sight struct {
+	acked   map[string]bool // role/entry
+	told    map[string]bool // by MessageId
+	byJob   map[string]bool // told, by role/jobId
+	letters map[string]bool // role/entry
+	rows    map[string]outcome
+}
+
+// job is what was done in the wrong order with a job, one of whose entries is
+// acknowledged when its own update is out, or when it is a duplicate: of an entry that
+// was told of, or that is not acknowledged because its run is open.
+func (s sight) job(j *jobRecord, entries []string) (wrong []string) {
+	open := slices.ContainsFunc(entries, func(id string) bool { return !s.acked[j.role+"/"+id] })
+	for _, id := range entries {
+		if s.acked[j.role+"/"+id] && !s.byJob[j.key()] && !open {
+			wrong = append(wrong, fmt.Sprintf("%s was acknowledged before its update (%s)", j.key(), id))
 		}
 	}
-	o.found.add("I4", "%s", text)
+	row, there := s.rows[j.key()]
+	if s.byJob[j.key()] && !there {
+		wrong = append(wrong, j.key()+" was published before its row")
+	}
+	// The row was written for one entry. Of a run that a person started the same entry
+	// may have been acknowledged earlier.
+	if own := "entry:" + j.stream() + "/" + row.entry; there && row.effect == own {
+		wrong = append(wrong, s.closed(j.key(), j.role+"/"+row.entry, harness.MessageID(own), row.status == "failed")...)
+	}
+	return wrong
+}
+
+// rejection is the same for an entry that is no job.
+func (s sight) rejection(r rejection) []string {
+	_, there := s.rows[r.row()]
+	if s.told[r.told()] && !there {
+		return []string{r.row() + " was published before its row"}
+	}
+	return s.closed(r.row(), r.role+"/"+r.entry, r.told(), true)
+}
+
+// closed is what was not done before the entry of a row was acknowledged.
+func (s sight) closed(row, entry, message string, letter bool) (wrong []string) {
+	if !s.acked[entry] {
+		return nil
+	}
+	if !s.told[message] {
+		wrong = append(wrong, fmt.Sprintf("%s was acknowledged (%s) before its own update", row, entry))
+	}
+	if letter && !s.letters[entry] {
+		wrong = append(wrong, fmt.Sprintf("%s was acknowledged (%s) before its dead letter", row, entry))
+	}
+	return wrong
+}
+
+// once notes what is not known yet.
+func (o *watcher) once(wrong ...string) {
+	for _, text := range wrong {
+		if !slices.Contains(o.found.all["I4"], text) {
+			o.found.add("I4", "%s", text)
+		}
+	}
 }
 
 // acked collects the entries of a stream that were delivered and are not

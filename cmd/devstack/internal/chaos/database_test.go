@@ -3,9 +3,15 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -62,6 +68,37 @@ func databaseFaults() []fault {
 				w.toDatabase.join()
 				w.heal()
 				w.await(jobs...)
+			},
+		},
+		{
+			id: "F43d", name: "database frozen when answers arrive",
+			setup: setup{postgres: true}, within: storeBackWithin,
+			run: func(w *world) {
+				s := w.system()
+				jobs := w.hanging(8)
+				w.freezeDatabase()
+				w.answerAll()
+				w.silentDatabase(s, jobs)
+				w.thawDatabase()
+				w.heal()
+				w.settled(jobs...)
+			},
+		},
+		{
+			id: "F43e", name: "half-open connections to the database when answers arrive: requests arrive, replies do not",
+			setup: setup{postgres: true}, within: storeBackWithin,
+			run: func(w *world) {
+				s := w.system()
+				// Connections are left over, of which the first tries use up only some: to
+				// make a new one does not take for ever.
+				w.settled(w.load(40)...)
+				jobs := w.hangingOf("agent", 1)
+				w.toDatabase.toxic(swallow, down, nil)
+				w.answerAll()
+				w.silentDatabase(s, jobs)
+				w.toDatabase.heal()
+				w.heal()
+				w.settled(jobs...)
 			},
 		},
 		{
@@ -150,9 +187,34 @@ func (w *world) withoutDatabase(s system, jobs []*jobRecord, short time.Duration
 	for _, j := range jobs {
 		require.Empty(w.T, rows[j.key()], "%s was to have no row", j.key())
 	}
+	w.untold(s, jobs)
+}
+
+// storeBackWithin is how soon everything is at rest after a database that was silent:
+// the next try comes within 15 s, and the rest takes a moment. A try that began before
+// and was not given up would end after 30 s.
+const storeBackWithin = 20 * time.Second
+
+// silentDatabase waits until the answers have arrived that cannot be stored, lets time
+// pass in which a database gives neither answers nor errors, and sees that nothing is
+// told or acknowledged.
+func (w *world) silentDatabase(s system, jobs []*jobRecord) {
+	w.T.Helper()
+	w.calling(0)
+	w.pass(outage(time.Minute, 8*time.Second))
+	w.untold(s, jobs)
+}
+
+// untold sees that all is as it was when the jobs' answers arrived.
+func (w *world) untold(s system, jobs []*jobRecord) {
+	w.T.Helper()
 	require.Empty(w.T, w.withUpdate(jobs))
+	pending := map[string]int64{}
+	for _, j := range jobs {
+		pending[j.role]++
+	}
 	for _, role := range roles {
-		require.NoError(w.T, w.pendingOf(w.T.Context(), role, int64(len(jobs)/len(roles))))
+		require.NoError(w.T, w.pendingOf(w.T.Context(), role, pending[role]))
 	}
 	for _, p := range []*process{s.bridge, s.workflows, s.roles} {
 		select {
@@ -161,6 +223,54 @@ func (w *world) withoutDatabase(s system, jobs []*jobRecord, short time.Duration
 		default:
 		}
 	}
+}
+
+// freezeDatabase stops the server with all its processes, until thawDatabase.
+func (w *world) freezeDatabase() {
+	w.T.Helper()
+	w.T.Cleanup(w.thawDatabase) // or nothing could end it
+	server := w.Postgres.Process().Pid()
+	require.NoError(w.T, syscall.Kill(server, syscall.SIGSTOP)) // before it makes more of them
+	for _, pid := range children(w.T, server) {
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // one may have ended
+	}
+}
+
+func (w *world) thawDatabase() {
+	w.T.Helper()
+	select {
+	case <-w.Postgres.Process().Done():
+		return
+	default:
+	}
+	server := w.Postgres.Process().Pid()
+	for _, pid := range children(w.T, server) {
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+	}
+	require.NoError(w.T, syscall.Kill(server, syscall.SIGCONT))
+}
+
+// children are the processes that another one has made.
+func children(t *testing.T, parent int) []int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	require.NoError(t, err)
+	var out []int
+	for _, name := range stats {
+		stat, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has ended
+		}
+		// The name before it may hold anything: pid (name) state parent
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 || fields[1] != strconv.Itoa(parent) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		require.NoError(t, err)
+		out = append(out, pid)
+	}
+	return out
 }
 
 // readOnly lets the database refuse to write, or stops that.

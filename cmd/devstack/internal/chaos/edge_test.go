@@ -102,7 +102,33 @@ type cutter struct {
 // cutAt is the type of cutter.
 const cutAt = "cut_at"
 
-func registerToxics() { toxics.Register(cutAt, new(cutter)) }
+// swallower is a toxic that passes nothing on and ends no connection: whoever waits
+// for what it has swallowed waits for ever. The timeout toxic of toxiproxy closes its
+// connections when it is removed.
+type swallower struct{}
+
+// swallow is the type of swallower.
+const swallow = "swallow"
+
+// Pipe implements toxics.Toxic.
+func (*swallower) Pipe(stub *toxics.ToxicStub) {
+	for {
+		select {
+		case <-stub.Interrupt:
+			return
+		case chunk := <-stub.Input:
+			if chunk == nil {
+				stub.Close()
+				return
+			}
+		}
+	}
+}
+
+func registerToxics() {
+	toxics.Register(cutAt, new(cutter))
+	toxics.Register(swallow, new(swallower))
+}
 
 // Pipe implements toxics.Toxic.
 func (c *cutter) Pipe(stub *toxics.ToxicStub) {

@@ -28,6 +28,8 @@ type fault struct {
 	// drains is how much longer than recoverWithin it may take to work off what has
 	// piled up during the fault.
 	drains time.Duration
+	// within, if not 0, takes the place of recoverWithin.
+	within time.Duration
 	// first: the row waits longest, so that it must not be the last to start. Those
 	// that work hardest are not meant: together they would starve each other.
 	first bool

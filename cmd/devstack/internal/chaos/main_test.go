@@ -38,6 +38,9 @@ const (
 	docVariable = "CHAOS_DOC"
 )
 
+// shortWithin is what a short run is to take at most, without its build.
+const shortWithin = 10 * time.Minute
+
 // suite is what all cases share.
 type suite struct {
 	harness.Suite
@@ -84,7 +87,12 @@ func runSuite(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	began := time.Now()
 	code := m.Run()
+	shared.report.took = time.Since(began)
+	if shared.short {
+		shared.report.promised = shortWithin
+	}
 	leaked := leak.Check()
 	if code != 0 || leaked != nil {
 		shared.report.blame("a test that is no row failed, or goroutines outlive the rows")

@@ -447,7 +447,107 @@ func redisEntryFaults() []fault {
 				require.Zero(w.T, w.counted(s.bridge, "executor_entries_lost_total"))
 			},
 		},
+		{
+			id: "F37b", name: "XGROUP DELCONSUMER of a consumer that is no bridge, before any bridge runs and while one does",
+			setup: setup{env: map[string]string{"CLAIM_MIN_IDLE": "9s"}},
+			note:  "the bridge reports those it has never seen pending and takes the others back",
+			run: func(w *world) {
+				require.NoError(w.T, w.Redis.XGroupCreateMkStream(w.T.Context(), "jobs:chat", harness.Group, "0").Err())
+				unseen := []*jobRecord{w.submit("chat", ""), w.submit("chat", "")}
+				lose("a consumer that had read their entries was deleted before any bridge ran; such entries look like those that another program has done", unseen...)
+				w.ghostReads("chat", len(unseen))
+				w.deleteGhost("chat", len(unseen))
+
+				s := w.system()
+				w.unaccounted(s.bridge, "chat", "reported", len(unseen))
+				running := w.hangingOf("agent", 1)
+				w.bridgeRedis.cut()
+				w.Wait("the bridge reads no more", func(ctx context.Context) error {
+					if info := w.Redis.Info(ctx, "clients").Val(); !strings.Contains(info, "blocked_clients:0\r") {
+						return errors.New("somebody does")
+					}
+					return nil
+				})
+				seen := []*jobRecord{w.submit("manager", ""), w.submit("manager", ""), w.submit("manager", "")}
+				w.ghostReads("manager", len(seen))
+				w.bridgeRedis.join()
+				w.surveyed(running[0], func(ctx context.Context) error {
+					return w.Redis.XClaimJustID(ctx, &redis.XClaimArgs{
+						Stream: "jobs:manager", Group: harness.Group, Consumer: ghost,
+						Messages: []string{seen[0].entries[0], seen[1].entries[0], seen[2].entries[0]},
+					}).Err()
+				})
+				w.unwatched(func() {
+					w.deleteGhost("manager", len(seen))
+					w.answerAll()
+					w.heal()
+					w.settled(append(seen, running...)...)
+				})
+				w.unaccounted(s.bridge, "manager", "restored", len(seen))
+			},
+		},
 	}
+}
+
+// ghost is a consumer of the group that is no bridge and counts as alive.
+const ghost = "ghost"
+
+// ghostReads lets the ghost read entries that nobody has read.
+func (w *world) ghostReads(role string, n int) {
+	w.T.Helper()
+	ctx := w.T.Context()
+	require.NoError(w.T, w.Redis.Set(ctx, "{executor}:alive:"+harness.Group+":"+ghost, "x", time.Hour).Err())
+	read, err := w.Redis.XReadGroup(ctx, &redis.XReadGroupArgs{
+		Group: harness.Group, Consumer: ghost, Streams: []string{"jobs:" + role, ">"}, Count: 100, Block: -1,
+	}).Result()
+	require.NoError(w.T, err)
+	require.Len(w.T, read, 1)
+	require.Len(w.T, read[0].Messages, n)
+}
+
+func (w *world) deleteGhost(role string, pending int) {
+	w.T.Helper()
+	n, err := w.Redis.XGroupDelConsumer(w.T.Context(), "jobs:"+role, harness.Group, ghost).Result()
+	require.NoError(w.T, err)
+	require.EqualValues(w.T, pending, n)
+}
+
+// surveyed waits until the reconciler has looked at what is pending. It refreshes the
+// entry of an open run then, which is no delivery. Each time before it asks, it does
+// something else.
+func (w *world) surveyed(running *jobRecord, meanwhile func(context.Context) error) {
+	w.T.Helper()
+	var before redis.XPendingExt
+	w.Wait("the reconciler has looked", func(ctx context.Context) error {
+		if err := meanwhile(ctx); err != nil {
+			return err
+		}
+		id := running.entries[0]
+		pending, err := w.Redis.XPendingExt(ctx, &redis.XPendingExtArgs{
+			Stream: running.stream(), Group: harness.Group, Start: id, End: id, Count: 1,
+		}).Result()
+		if err != nil || len(pending) != 1 {
+			return fmt.Errorf("%d pending: %w", len(pending), err)
+		}
+		last := before
+		before = pending[0]
+		if before.RetryCount != last.RetryCount || before.Idle >= last.Idle {
+			return fmt.Errorf("not for %s", before.Idle)
+		}
+		return nil
+	})
+}
+
+// unaccounted waits until the bridge has counted entries without row and run.
+func (w *world) unaccounted(bridge *process, role, kind string, n int) {
+	w.T.Helper()
+	w.Wait("entries without row and run are counted", func(context.Context) error {
+		got := w.counted(bridge, "executor_entries_unaccounted_total", `role="`+role+`"`, `kind="`+kind+`"`)
+		if got != float64(n) {
+			return fmt.Errorf("%v are, not %d", got, n)
+		}
+		return nil
+	})
 }
 
 // redisServiceFaults are those of a Redis that is there and refuses.

@@ -44,6 +44,19 @@ type exception struct {
 type report struct {
 	mu      sync.Mutex
 	results []result
+
+	took     time.Duration
+	promised time.Duration // 0: nothing was
+}
+
+// duration says how long the rows took, all in all. It warns where that is more than
+// was promised: no failure, for the machine may have been busy.
+func (r *report) duration() string {
+	text := "it took " + r.took.Round(time.Second).String()
+	if r.promised != 0 && r.took > r.promised {
+		text += fmt.Sprintf(": WARNING: more than the %s it promises; if the machine was not busy, mark the slowest rows as long", r.promised)
+	}
+	return text
 }
 
 func (r *report) add(res result) {
@@ -133,7 +146,7 @@ func (r *report) finish(out io.Writer, doc string) error {
 	case doc != "" && failed == 0:
 		err = r.write(doc)
 	}
-	_, _ = fmt.Fprintf(out, "%d passed, %d failed\n", passed, failed)
+	_, _ = fmt.Fprintf(out, "%s\n%d passed, %d failed\n", r.duration(), passed, failed)
 	return err
 }
 

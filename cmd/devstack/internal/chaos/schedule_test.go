@@ -56,7 +56,7 @@ func (f plannedFault) String() string {
 // Kinds of faults.
 const (
 	kill      = "kill"      // SIGKILL, and started again when the fault is over
-	term      = "term"      // SIGTERM, the same
+	term      = "term"      // SIGTERM (Postgres: SIGINT, or it would wait for its clients), the same
 	freeze    = "freeze"    // SIGSTOP, SIGCONT
 	crash     = "crash"     // started anew with a failure point
 	cut       = "cut"       // connections broken and refused
@@ -73,13 +73,20 @@ const (
 	theBridge, otherBridge = "bridge", "bridge-2"
 	theWorkflows           = "workflows"
 	theRoles, otherRoles   = "roles", "roles-2"
+
+	redisServer, temporalServer, postgresServer = "redis", "temporal", "postgres"
 )
 
+// isServer reports whether a target is what executors depend on.
+func isServer(target string) bool {
+	return target == redisServer || target == temporalServer || target == postgresServer
+}
+
 func strikes() map[string][]string {
-	process, server, network := []string{kill, term, freeze, crash, crash}, []string{kill}, []string{cut, slow, halfOpen}
+	process, server, network := []string{kill, term, freeze, crash, crash}, []string{kill, freeze, term}, []string{cut, slow, halfOpen}
 	return map[string][]string{
 		theBridge: process, otherBridge: process, theWorkflows: process, theRoles: process, otherRoles: process,
-		"redis": server, "temporal": server, "postgres": server,
+		redisServer: server, temporalServer: server, postgresServer: server,
 		"edge bridge-redis": network, "edge worker-redis": network, "edge temporal": network, "edge llm": network, "edge database": network,
 		"llm": {refuse, ration}, "group": {destroy}, "run": {terminate},
 	}
@@ -146,8 +153,16 @@ func drawFaults(t *rapid.T, length time.Duration) []plannedFault {
 			f.last = millis(t, "down", 0, 6*time.Second)
 		case freeze:
 			f.last = millis(t, "frozen", time.Second, 15*time.Second)
+			if isServer(f.target) {
+				// Shorter than permits (9 s) and heartbeats (8 s) live, so that it is the
+				// silence that is tried, and not what their loss leads to.
+				f.last = millis(t, "silent", time.Second, 6*time.Second)
+			}
 		case term:
 			f.last = 12 * time.Second // it may drain
+			if isServer(f.target) {
+				f.last = millis(t, "down", time.Second, 6*time.Second)
+			}
 		case crash:
 			f.last = 15 * time.Second
 			f.point = rapid.SampledFrom(failurePoints(f.target)).Draw(t, "point")

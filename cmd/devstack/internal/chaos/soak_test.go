@@ -19,6 +19,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
+	"github.com/nodpt/executor/cmd/devstack/internal/proc"
 )
 
 // seedsVariable holds the seeds to play, separated by commas. Without it a
@@ -103,11 +104,12 @@ type soak struct {
 	excused   time.Time           // until when calls may run on that such a fault had hidden
 	most      int                 // calls at once when nothing excused more than maxTotal
 	waiting   []func()            // submissions held back while Redis is away
+	struckNow map[string]bool     // servers that are killed, told to stop or frozen
 }
 
 func newSoak(w *world) *soak {
 	s := &soak{
-		w: w, deaths: map[string]int{}, struck: map[string]snapshot{}, armed: map[string]snapshot{},
+		w: w, deaths: map[string]int{}, struck: map[string]snapshot{}, armed: map[string]snapshot{}, struckNow: map[string]bool{},
 		edges: map[string]*edge{
 			"edge bridge-redis": w.bridgeRedis, "edge worker-redis": w.workerRedis, "edge temporal": w.toTemporal,
 			"edge llm": w.toLLM, "edge database": w.toDatabase,
@@ -204,29 +206,15 @@ func (w *world) plan(role, directive string) *jobRecord {
 }
 
 func (s *soak) submit(j *jobRecord) {
-	if s.away("redis") {
+	if s.away(redisServer) {
 		s.waiting = append(s.waiting, func() { s.submit(j) })
 		return
 	}
 	require.NoError(s.w.T, s.w.add(s.w.T.Context(), j))
 }
 
-// away reports whether a server is down.
-func (s *soak) away(server string) bool {
-	var done <-chan struct{}
-	switch server {
-	case "redis":
-		done = s.w.RedisServer.Process().Done()
-	case "temporal":
-		done = s.w.server.Process().Done()
-	}
-	select {
-	case <-done:
-		return true
-	default:
-		return false
-	}
-}
+// away reports whether a server answers nobody.
+func (s *soak) away(server string) bool { return s.struckNow[server] }
 
 // supervise starts again whatever a failure point has killed, as an orchestrator
 // would.
@@ -315,7 +303,7 @@ func (s *soak) inCall() []string {
 // none is known, which only makes the count of calls more lenient.
 func (s *soak) finished() map[string]bool {
 	out := map[string]bool{}
-	if s.away("redis") {
+	if s.away(redisServer) {
 		return out
 	}
 	updates, err := s.w.updates(s.w.T.Context())
@@ -346,7 +334,11 @@ func (s *soak) after(f plannedFault) {
 	switch f.target {
 	case theRoles, otherRoles:
 		s.charge(was, true)
-	case "temporal", "edge temporal", "edge llm":
+	case temporalServer:
+		// One that was frozen for too long, on a machine that is busy, takes workers for
+		// dead.
+		s.charge(was, f.kind == freeze)
+	case "edge temporal", "edge llm":
 		s.charge(was, false)
 	case "llm":
 		// Each of its refusals was a fault.
@@ -378,7 +370,81 @@ func (s *soak) charge(was snapshot, died bool) []*jobRecord {
 // hides reports whether the calls of a process go on while Redis hears nothing of
 // it, so that others get its permits.
 func (f plannedFault) hides() bool {
-	return f.target == "edge worker-redis" || f.kind == freeze && (f.target == theRoles || f.target == otherRoles)
+	switch f.target {
+	case "edge worker-redis":
+		return true
+	case theRoles, otherRoles, redisServer:
+		return f.kind == freeze
+	default:
+		return false
+	}
+}
+
+// server is the process of a server.
+func (s *soak) server(name string) *proc.Process {
+	switch name {
+	case redisServer:
+		return s.w.RedisServer.Process()
+	case temporalServer:
+		return s.w.server.Process()
+	default:
+		return s.w.Postgres.Process()
+	}
+}
+
+// strikeServer kills a server, tells it to stop, or freezes it.
+func (s *soak) strikeServer(f plannedFault) {
+	t := s.w.T
+	s.struckNow[f.target] = true
+	p := s.server(f.target)
+	switch {
+	case f.kind == kill && f.target == postgresServer:
+		s.w.Postgres.Kill() // with its children
+	case f.kind == kill:
+		p.Kill()
+	case f.kind == freeze && f.target == postgresServer:
+		s.w.freezeDatabase()
+	case f.kind == freeze:
+		t.Cleanup(func() { _ = p.Signal(syscall.SIGCONT) }) // or nothing could end it
+		require.NoError(t, p.Signal(syscall.SIGSTOP))
+	case f.target == postgresServer:
+		require.NoError(t, p.Signal(syscall.SIGINT))
+	default:
+		require.NoError(t, p.Signal(syscall.SIGTERM))
+	}
+}
+
+// healServer lets a server work again.
+func (s *soak) healServer(f plannedFault) {
+	t := s.w.T
+	p := s.server(f.target)
+	if f.kind == term {
+		select {
+		case <-p.Done():
+		case <-time.After(harness.Patience):
+			require.Fail(t, "it does not stop", "%s:\n%s", f.target, p.LogTail(20))
+		}
+	}
+	switch {
+	case f.kind == freeze && f.target == postgresServer:
+		s.w.thawDatabase()
+	case f.kind == freeze:
+		require.NoError(t, p.Signal(syscall.SIGCONT))
+	case f.target == redisServer:
+		require.NoError(t, s.w.RedisServer.Restart(t.Context()))
+	case f.target == temporalServer:
+		s.w.server.Restart(t)
+	default:
+		require.NoError(t, s.w.Postgres.Restart(t.Context()))
+	}
+	delete(s.struckNow, f.target)
+	if f.target == redisServer {
+		held := s.waiting
+		s.waiting = nil
+		for _, submit := range held {
+			submit()
+		}
+	}
 }
 
 func (s *soak) strike(f plannedFault) {
@@ -386,18 +452,13 @@ func (s *soak) strike(f plannedFault) {
 	if f.hides() {
 		s.hidden++
 	}
+	if isServer(f.target) {
+		s.strikeServer(f)
+		return
+	}
 	switch f.kind {
 	case kill:
-		switch f.target {
-		case "redis":
-			s.w.RedisServer.Process().Kill()
-		case "temporal":
-			s.w.server.Kill()
-		case "postgres":
-			s.w.Postgres.Kill()
-		default:
-			s.processes[f.target].kill()
-		}
+		s.processes[f.target].kill()
 	case term:
 		s.processes[f.target].gone = true
 		require.NoError(t, s.processes[f.target].Signal(syscall.SIGTERM))
@@ -420,7 +481,7 @@ func (s *soak) strike(f plannedFault) {
 	case ration:
 		s.w.LLM.Script(map[string]any{"status": 429, "retry_after": 2})
 	case destroy:
-		if !s.away("redis") {
+		if !s.away(redisServer) {
 			role := roles[f.strength%len(roles)]
 			require.NoError(t, s.w.Redis.XGroupDestroy(t.Context(), "jobs:"+role, harness.Group).Err())
 		}
@@ -437,23 +498,13 @@ func (s *soak) heal(f plannedFault) {
 			s.excused = time.Now().Add(soakTimeout) // such a call may take as long
 		}()
 	}
+	if isServer(f.target) {
+		s.healServer(f)
+		return
+	}
 	switch f.kind {
 	case kill:
-		switch f.target {
-		case "redis":
-			require.NoError(t, s.w.RedisServer.Restart(t.Context()))
-			held := s.waiting
-			s.waiting = nil
-			for _, submit := range held {
-				submit()
-			}
-		case "temporal":
-			s.w.server.Restart(t)
-		case "postgres":
-			require.NoError(t, s.w.Postgres.Restart(t.Context()))
-		default:
-			s.restart(f.target, "")
-		}
+		s.restart(f.target, "")
 	case term:
 		ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 		defer cancel()
@@ -475,7 +526,7 @@ func (s *soak) heal(f plannedFault) {
 // terminate ends one of the open runs the way an operator does. Its job fails,
 // unless its row was written already.
 func (s *soak) terminate(which int) {
-	if s.away("temporal") {
+	if s.away(temporalServer) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.w.T.Context(), 10*time.Second)

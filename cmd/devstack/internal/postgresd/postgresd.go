@@ -199,6 +199,9 @@ func (s *Server) DatabaseURL(address, database string) string {
 	return u.String()
 }
 
+// Process is the server's first process, the parent of all others.
+func (s *Server) Process() *proc.Process { return s.process }
+
 // Kill ends the server with all its children and without tidying up.
 func (s *Server) Kill() {
 	_ = s.process.Signal(syscall.SIGQUIT)
