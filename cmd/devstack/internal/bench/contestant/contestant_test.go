@@ -16,7 +16,17 @@ import (
 
 func TestEngineRunsALoad(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, Engine)
+	for _, name := range []string{Engine, Floor} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testEngine(t, name)
+		})
+	}
+}
+
+func testEngine(t *testing.T, name string) {
+	t.Helper()
+	w := newWorld(t, name)
 	w.startTemporal(t)
 	w.start(t)
 
@@ -135,6 +145,7 @@ func TestConfigMistakesAreToldAtOnce(t *testing.T) {
 		missing []string
 	}{
 		"engine": {Config{Name: Engine}, []string{"http", "temporal"}},
+		"floor":  {Config{Name: Floor}, []string{"http", "temporal"}},
 		"naive":  {Config{Name: Naive}, []string{"http", "temporal", "redis", "llm", "database"}},
 		"old":    {Config{Name: Old, Redis: "127.0.0.1:1"}, []string{"http", "llm"}},
 		"queue":  {Config{Name: Queue, HTTP: "127.0.0.1:1"}, []string{"redis", "llm", "database"}},

@@ -20,12 +20,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Names of the engine's queue, workflow and activity.
+// Names of the engine's workflow and activity. Its queue is named after the
+// contestant.
 const (
-	EngineQueue    = "bench-engine"
 	EngineWorkflow = "EngineWorkflow"
 	engineActivity = "Nothing"
 )
+
+// EngineQueue is the task queue of a contestant that is nothing but the engine.
+func EngineQueue(name string) string { return "bench-" + name }
 
 // Pollers and slots as the executor has them: worker/limits.go and
 // worker/component.go of the root module, which this one must not import.
@@ -56,13 +59,17 @@ type LoadResult struct {
 }
 
 // engine is the ceiling: what the engine alone does for a job of that size, one
-// workflow with one activity that does nothing. Nobody can do less with it.
+// workflow with one activity that does nothing. As Engine the client waits for the
+// result, as clients do: somebody has to learn the answer, and with the executor
+// that is whoever reads its update.
 //
-// It does not wait for a workflow through the server, which would be one more
-// request for each job. The executor's update leaves from within the last
-// workflow task, and there this one notes that the job is complete.
+// As Floor nobody waits, and no answer is told outside of the process: less cannot
+// be done with the engine. Where the executor's update leaves, within the last
+// workflow task, it notes that the job is complete.
 type engine struct {
 	client  client.Client
+	queue   string
+	told    bool // the client waits for the result
 	answer  string
 	waiting sync.Map // workflow id → chan time.Time
 }
@@ -73,7 +80,7 @@ func runEngine(ctx context.Context, cfg Config, s *site) error {
 		return err
 	}
 	defer c.Close()
-	e := &engine{client: c, answer: strings.Repeat("x", max(cfg.AnswerBytes, 0))}
+	e := &engine{client: c, queue: EngineQueue(cfg.Name), told: cfg.Name == Engine, answer: strings.Repeat("x", max(cfg.AnswerBytes, 0))}
 	options := worker.Options{
 		MaxConcurrentWorkflowTaskPollers:       engineWorkflowPollers,
 		MaxConcurrentWorkflowTaskExecutionSize: engineWorkflowSlots,
@@ -85,7 +92,7 @@ func runEngine(ctx context.Context, cfg Config, s *site) error {
 		r.RegisterWorkflowWithOptions(e.workflow, workflow.RegisterOptions{Name: EngineWorkflow})
 		r.RegisterActivityWithOptions(e.nothing, activity.RegisterOptions{Name: engineActivity})
 	}
-	return withWorker(ctx, c, EngineQueue, options, register, func(ctx context.Context) error {
+	return withWorker(ctx, c, e.queue, options, register, func(ctx context.Context) error {
 		s.mux.HandleFunc("POST /load", e.handle)
 		s.ready()
 		<-ctx.Done()
@@ -93,14 +100,17 @@ func runEngine(ctx context.Context, cfg Config, s *site) error {
 	})
 }
 
-func (e *engine) workflow(ctx workflow.Context, j Job) error {
+func (e *engine) workflow(ctx workflow.Context, j Job) (string, error) {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Minute})
 	var answer string
 	if err := workflow.ExecuteActivity(ctx, engineActivity, j).Get(ctx, &answer); err != nil {
-		return err
+		return "", err
+	}
+	if e.told {
+		return answer, nil
 	}
 	e.completed(workflow.GetInfo(ctx).WorkflowExecution.ID)
-	return nil
+	return "", nil
 }
 
 func (e *engine) nothing(context.Context, Job) (string, error) { return e.answer, nil }
@@ -134,7 +144,7 @@ func (e *engine) handle(w http.ResponseWriter, r *http.Request) {
 // load runs a load to its end.
 func (e *engine) load(ctx context.Context, l Load) (LoadResult, error) {
 	var jobs atomic.Int64
-	prefix := Engine + "-" + uuid.NewString()[:8] + "-"
+	prefix := e.queue + "-" + uuid.NewString()[:8] + "-"
 	measured := time.Duration(l.MeasureMS) * time.Millisecond
 	from := time.Now().Add(time.Duration(l.WarmupMS) * time.Millisecond)
 	until := from.Add(measured)
@@ -174,9 +184,17 @@ func (e *engine) run(ctx context.Context, j Job) (time.Time, error) {
 	done := make(chan time.Time, 1)
 	e.waiting.Store(j.ID, done)
 	defer e.waiting.Delete(j.ID)
-	options := client.StartWorkflowOptions{ID: j.ID, TaskQueue: EngineQueue}
-	if _, err := e.client.ExecuteWorkflow(ctx, options, EngineWorkflow, j); err != nil {
+	options := client.StartWorkflowOptions{ID: j.ID, TaskQueue: e.queue}
+	run, err := e.client.ExecuteWorkflow(ctx, options, EngineWorkflow, j)
+	if err != nil {
 		return time.Time{}, fmt.Errorf("start: %w", err)
+	}
+	if e.told {
+		var answer string
+		if err := run.Get(ctx, &answer); err != nil {
+			return time.Time{}, fmt.Errorf("result: %w", err)
+		}
+		return time.Now(), nil
 	}
 	select {
 	case at := <-done:
