@@ -40,8 +40,6 @@ type Figures struct {
 	ExecutorVsEngine float64 `json:"executor_vs_engine_c32"`
 	ExecutorVsNaive  float64 `json:"executor_vs_naive_c32"`
 	P50VsEngine      float64 `json:"p50_vs_engine_c1"`
-	ExecutorVsFloor  float64 `json:"executor_vs_floor_c32"`
-	P50VsFloor       float64 `json:"p50_vs_floor_c1"`
 	Slots            float64 `json:"slot_utilisation"`
 	SlotsTotal       float64 `json:"slot_utilisation_total_limit"`
 	VsOld            float64 `json:"vs_old"`
@@ -70,7 +68,6 @@ func Quick(ctx context.Context, opts Options) (Report, error) {
 		entrants: []entrant{
 			{Executor, []int{1, 32}},
 			{contestant.Engine, []int{1, 32}},
-			{contestant.Floor, []int{1, 32}},
 			{contestant.Naive, []int{32}},
 		},
 		scenarios: []scenario{
@@ -258,8 +255,6 @@ func (r Report) Figures() Figures {
 		ExecutorVsEngine: round(r.Against(contestant.Engine, 32, rate).Median),
 		ExecutorVsNaive:  round(r.Against(contestant.Naive, 32, rate).Median),
 		P50VsEngine:      round(r.Against(contestant.Engine, 1, p50).Median),
-		ExecutorVsFloor:  round(r.Against(contestant.Floor, 32, rate).Median),
-		P50VsFloor:       round(r.Against(contestant.Floor, 1, p50).Median),
 		Slots:            round(r.Slots(PlainSlots).Share),
 		SlotsTotal:       round(r.Slots(TotalSlots).Share),
 		VsOld:            round(r.Slots(PlainSlots).Rate / r.OldRate),

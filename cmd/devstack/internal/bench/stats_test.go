@@ -112,15 +112,14 @@ func TestFigures(t *testing.T) {
 			cell(Executor, 32, 1, 90, 0), cell("engine", 32, 1, 100, 0), cell("naive", 32, 1, 45, 0),
 			cell("engine", 32, 2, 200, 0), cell("naive", 32, 2, 90, 0), cell(Executor, 32, 2, 190, 0),
 			cell("naive", 32, 3, 200, 0), cell(Executor, 32, 3, 400, 0), cell("engine", 32, 3, 400, 0),
-			cell("floor", 32, 1, 180, 0), cell("floor", 32, 2, 380, 0), cell("floor", 32, 3, 400, 0),
-			cell(Executor, 1, 1, 0, 12), cell("engine", 1, 1, 0, 10), cell("floor", 1, 1, 0, 8),
+			cell(Executor, 1, 1, 0, 12), cell("engine", 1, 1, 0, 10),
 		},
 		Runs:        map[string]Runs{Executor: {Events: 14}},
 		Utilisation: []Utilisation{{Name: PlainSlots, Share: 0.98, Rate: 34.4}, {Name: TotalSlots, Share: 0.99}},
 		OldRate:     1,
 	}
 	require.Equal(t, Figures{
-		ExecutorVsEngine: 0.95, ExecutorVsNaive: 2, P50VsEngine: 1.2, ExecutorVsFloor: 0.5, P50VsFloor: 1.5,
+		ExecutorVsEngine: 0.95, ExecutorVsNaive: 2, P50VsEngine: 1.2,
 		Slots: 0.98, SlotsTotal: 0.99, VsOld: 34.4, Events: 14, RoundTrips: 5,
 	}, r.Figures())
 }
