@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"reflect"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -17,29 +18,40 @@ const (
 	maxList    = 16  // elements of a list
 )
 
-// filter is the slog.Handler in front of the formatting one. It keeps no state
-// but its rules, so that deriving a logger stays cheap.
+// filter is the slog.Handler in front of the formatting one. The SDK derives a
+// logger for every workflow and activity, and most of them never log: so what was
+// derived is looked at and formatted with the first record.
 type filter struct {
-	next   slog.Handler
+	root   slog.Handler        // knows the level
+	next   func() slog.Handler // root with the attributes and groups so far
 	known  func(key string) bool
 	strict bool // the record was written by the SDK
 }
 
 func newFilter(next slog.Handler) *filter {
 	keys := knownKeys()
-	return &filter{next: next, known: func(key string) bool {
+	return &filter{root: next, next: func() slog.Handler { return next }, known: func(key string) bool {
 		_, ok := keys[plainKey(key)]
 		return ok
 	}}
 }
 
 func (f *filter) forSDK() *filter {
-	return &filter{next: f.next, known: f.known, strict: true}
+	sdk := *f
+	sdk.strict = true
+	return &sdk
+}
+
+// derive is f with another handler behind it, which is made when it is needed.
+func (f *filter) derive(next func() slog.Handler) *filter {
+	derived := *f
+	derived.next = sync.OnceValue(next)
+	return &derived
 }
 
 // Enabled implements slog.Handler.
 func (f *filter) Enabled(ctx context.Context, level slog.Level) bool {
-	return f.next.Enabled(ctx, level)
+	return f.root.Enabled(ctx, level)
 }
 
 // Handle implements slog.Handler.
@@ -53,7 +65,7 @@ func (f *filter) Handle(ctx context.Context, r slog.Record) error {
 		out.AddAttrs(f.attr(a))
 		return true
 	})
-	return f.next.Handle(ctx, out)
+	return f.next().Handle(ctx, out)
 }
 
 // WithAttrs implements slog.Handler.
@@ -61,7 +73,7 @@ func (f *filter) WithAttrs(attrs []slog.Attr) slog.Handler {
 	if len(attrs) == 0 {
 		return f
 	}
-	return &filter{next: f.next.WithAttrs(f.attrs(attrs)), known: f.known, strict: f.strict}
+	return f.derive(func() slog.Handler { return f.next().WithAttrs(f.attrs(attrs)) })
 }
 
 // WithGroup implements slog.Handler.
@@ -69,7 +81,7 @@ func (f *filter) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return f
 	}
-	return &filter{next: f.next.WithGroup(f.key(name)), known: f.known, strict: f.strict}
+	return f.derive(func() slog.Handler { return f.next().WithGroup(f.key(name)) })
 }
 
 func (f *filter) attrs(in []slog.Attr) []slog.Attr {

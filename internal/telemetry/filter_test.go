@@ -17,7 +17,9 @@ func TestFilterIsAProperHandler(t *testing.T) {
 	var out *bytes.Buffer
 	newHandler := func(*testing.T) slog.Handler {
 		out = new(bytes.Buffer)
-		return &filter{next: slog.NewJSONHandler(out, nil), known: func(string) bool { return true }}
+		f := newFilter(slog.NewJSONHandler(out, nil))
+		f.known = func(string) bool { return true }
+		return f
 	}
 	slogtest.Run(t, newHandler, func(t *testing.T) map[string]any { //nolint:thelper // the signature is slogtest's
 		var record map[string]any

@@ -81,11 +81,11 @@ func NewMetrics(models ...string) (*Metrics, error) {
 		return nil, fmt.Errorf("metrics exporter: %w", err)
 	}
 	m.provider = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithView(secondsView()))
-	m.temporal = temporalotel.NewMetricsHandler(temporalotel.MetricsHandlerOptions{
+	m.temporal = newMemo(temporalotel.NewMetricsHandler(temporalotel.MetricsHandlerOptions{
 		Meter:                m.provider.Meter("temporal-sdk-go"),
 		UseMonotonicCounters: true, // otherwise counters become gauges without _total
 		OnError:              func(error) {},
-	})
+	}))
 	if err := m.createInstruments(m.provider.Meter(modulePath)); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
