@@ -25,6 +25,7 @@ const (
 // outcome's code for a failed one (the UI's Failed filter is then true), and a
 // cancellation for a canceled one. In every case the books are finished first.
 func JobWorkflow(ctx workflow.Context, in Input) (Result, error) {
+	in.checkPlan()
 	r := newRun(ctx, in)
 
 	// Final steps are owed whether or not the run is canceled meanwhile.
@@ -280,7 +281,8 @@ func causeOf(row job.Row) error {
 }
 
 func (r *run) row(outcome job.Outcome, now time.Time) job.Row {
-	outcome.StartedAt, outcome.FinishedAt = r.started, now
+	// In microseconds, as the stores keep it: what comes back is then the same.
+	outcome.StartedAt, outcome.FinishedAt = r.started.Truncate(time.Microsecond), now.Truncate(time.Microsecond)
 	row := job.NewRow(r.Job, r.Origin, r.effect, outcome)
 	row.WorkflowID, row.RunID = r.id.ID, r.id.RunID
 	return row

@@ -205,6 +205,29 @@ func TestJobWorkflowOfPlanZero(t *testing.T) {
 	require.Equal(t, b.steps[1:], *locals)
 }
 
+// A worker that is older than the bridge leaves the run to one that is not.
+func TestJobWorkflowOfAnUnknownPlan(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t, job.Agent).fromEntry(t)
+	b.in.Plan = workflows.CurrentPlan + 1
+	_, err := b.execute(t)
+	require.ErrorContains(t, err, "this worker is older")
+	require.Empty(t, b.steps)
+}
+
+// What the store keeps is what the workflow knows, so that it need not come back.
+func TestJobWorkflowRowIsAsPreciseAsTheStores(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t, job.Agent).fromEntry(t)
+	b.SetStartTime(time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.UTC))
+	_, err := b.execute(t)
+	require.NoError(t, err)
+	for _, at := range []time.Time{b.persisted[0].StartedAt, b.persisted[0].FinishedAt} {
+		require.Equal(t, at.Truncate(time.Microsecond), at)
+		require.NotZero(t, at.Nanosecond()%1_000_000)
+	}
+}
+
 // locals lists the local activities of the run.
 func (b *bundle) locals() *[]string {
 	names := new([]string)

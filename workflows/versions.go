@@ -1,6 +1,10 @@
 package workflows
 
-import "go.temporal.io/sdk/workflow"
+import (
+	"fmt"
+
+	"go.temporal.io/sdk/workflow"
+)
 
 // Everything that tells runs of different versions apart is in this file, behind a
 // function named after the question it answers, so that the workflow reads
@@ -10,6 +14,16 @@ import "go.temporal.io/sdk/workflow"
 // CurrentPlan is the plan that runs are started with. A flag of
 // workflow.GetVersion would tell the same, for two more events in every run.
 const CurrentPlan = 1
+
+// checkPlan stops a worker that does not know the run's plan, before it does
+// anything of another: the workflow task fails, and is given again and again until
+// a worker that knows the plan takes it. So runs wait for an upgrade that is on its
+// way, as they do at a flag of workflow.GetVersion.
+func (in Input) checkPlan() {
+	if in.Plan > CurrentPlan {
+		panic(fmt.Sprintf("the run follows plan %d, and this worker is older: it knows plans up to %d", in.Plan, CurrentPlan))
+	}
+}
 
 // finishesAtOnce reports whether a run tries all final steps in one local
 // activity before it does them one by one. Runs of plan 0 had a local activity for
