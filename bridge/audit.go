@@ -32,8 +32,8 @@ type audit struct {
 	saved string // where the next one would begin
 	upTo  string // what was delivered at the last survey
 
-	found int // to be reported once the mark has caught up
-	first string
+	found int      // to be reported once the mark has caught up
+	named []string // the first of them
 }
 
 func newAudit(l *lane) *audit { return &audit{l: l, seen: make(map[string]struct{})} }
@@ -41,6 +41,9 @@ func newAudit(l *lane) *audit { return &audit{l: l, seen: make(map[string]struct
 // auditPages bounds how many pages of entries are read of one stream in one
 // survey: a stream is never trimmed and may be long when it is first looked at.
 const auditPages = 64
+
+// maxNamed is how many entries a report names: a log shows no longer lists.
+const maxNamed = 16
 
 // What was done about entries without row and run, as metrics name it.
 const (
@@ -257,8 +260,8 @@ func (a *audit) scan(ctx context.Context, c census) error {
 	if a.found > 0 && job.CompareEntryIDs(a.mark, upTo) >= 0 {
 		a.l.log.WarnContext(ctx, "entries are neither pending nor is anything known of their jobs: done by another program, their rows removed, "+
 			"or lost with a deleted consumer; nothing is done about them",
-			slog.Int("count", a.found), slog.String("entry", a.first))
-		a.found, a.first = 0, ""
+			slog.Int("count", a.found), slog.Any("entry_ids", a.named))
+		a.found, a.named = 0, nil
 	}
 	return nil
 }
@@ -284,8 +287,8 @@ func (a *audit) scanPage(ctx context.Context, upTo string, c census) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if a.found == 0 {
-		a.first = missing[0].entry.ID
+	for _, it := range missing[:min(len(missing), maxNamed-len(a.named))] {
+		a.named = append(a.named, it.entry.ID)
 	}
 	a.found += len(missing)
 	a.l.b.metrics.EntriesUnaccounted(a.l.role, unaccountedReported, len(missing))

@@ -112,13 +112,15 @@ func TestComposePublishesOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-// TestComposeBoundsMemory: the limit of each executor, and below it that of its heap.
+// TestComposeBoundsMemory: the limit of each executor, without swap, and below it
+// that of its heap.
 func TestComposeBoundsMemory(t *testing.T) {
 	t.Parallel()
 	file := read(t, "../docker-compose.yml")
 	image := matches(t, file, `(?s)\nx-executor-image:(.*?)\n\n`)[0]
 	kernel, err := strconv.Atoi(matches(t, image, `mem_limit: \$\{EXECUTOR_MEMORY:-(\d+)m\}`)[0])
 	require.NoError(t, err)
+	require.Equal(t, matches(t, image, `\bmem_limit: (\S+)`), matches(t, image, `\bmemswap_limit: (\S+)`), "jobs and keys would be swapped out to a disk")
 	heap, err := strconv.Atoi(matches(t, file, `GOMEMLIMIT: \$\{GOMEMLIMIT:-(\d+)MiB\}`)[0])
 	require.NoError(t, err)
 	require.Less(t, heap, kernel, "Go would not notice before the kernel does")

@@ -472,7 +472,7 @@ func (f *retryFlags) print(o *operator, namespace string, results []retry.Result
 	columns := []term.Column[retryResult]{
 		{Head: "role", Cell: func(r retryResult) string { return string(r.Role) }},
 		{Head: "job", Cell: func(r retryResult) string { return r.JobID }},
-		{Head: "result", Cell: func(r retryResult) string { return string(r.Result) }, Color: func(r retryResult) term.Color { return actionColor(r.Result) }},
+		{Head: "result", Cell: func(r retryResult) string { return actionText(r.Result) }, Color: func(r retryResult) term.Color { return actionColor(r.Result) }},
 		{Head: "run or entry", Cell: target, Omit: none(target)},
 	}
 	if f.awaits() {
@@ -514,6 +514,15 @@ func (r retryResult) color() term.Color {
 	default:
 		return term.Bad
 	}
+}
+
+// actionText is an action for people. "completed" beside a job that was to be retried
+// reads as if that had just been done.
+func actionText(a retry.Action) string {
+	if a == retry.Completed {
+		return "already completed"
+	}
+	return string(a)
 }
 
 func actionColor(a retry.Action) term.Color {

@@ -106,6 +106,7 @@ func detailPairs(d jobs.Detail, now time.Time) []term.Pair {
 		{Name: "Status", Value: stateOf(d.Job), Color: statusColor(d.Status)},
 		{Name: "Code", Value: codeOf(d.Job)},
 		{Name: "Message", Value: d.Message},
+		{Name: "Cause", Value: d.Cause},
 		{Name: "Attempts", Value: number(d.Attempts)},
 		{Name: "Next attempt", Value: until(d.NextAttemptAt, now)},
 		{Name: "Model", Value: d.Model},
@@ -228,14 +229,15 @@ func attemptColumns(now time.Time) []term.Column[jobs.Attempt] {
 	}
 }
 
-// printMessages prints what the errors of attempts say, which is too long for a
-// table.
+// printMessages prints what the errors of attempts tell operators, which is too long
+// for a table.
 func (l *lookout) printMessages(tries []jobs.Attempt) error {
 	for _, a := range tries {
-		if a.Message == "" {
+		why := cmp.Or(a.Cause, a.Message)
+		if why == "" {
 			continue
 		}
-		if err := term.Text(l.out, fmt.Sprintf("%s, attempt %d: %s", a.Step, a.Attempt, term.Clean(a.Message))); err != nil {
+		if err := term.Text(l.out, fmt.Sprintf("%s, attempt %d: %s", a.Step, a.Attempt, term.Clean(why))); err != nil {
 			return err
 		}
 	}

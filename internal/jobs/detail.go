@@ -18,6 +18,9 @@ import (
 // Detail is everything there is to know about a job.
 type Detail struct {
 	Job
+	// Cause says to operators why the job failed, where its run still tells: what the
+	// LLM answered, which attempt, model and endpoint. It holds no content.
+	Cause string `json:"cause,omitempty"`
 	// MessageID is the id of the update for what the row says.
 	MessageID string `json:"messageId,omitempty"`
 	// AnswerID is the id of the update that answered the last entry, where that one
@@ -74,6 +77,8 @@ type Attempt struct {
 	Worker    string    `json:"worker,omitempty"`
 	Code      string    `json:"code,omitempty"`
 	Message   string    `json:"message,omitempty"`
+	// Cause is for operators, where the message is for users. It holds no content.
+	Cause string `json:"cause,omitempty"`
 	// State, StateSince, Model and Endpoint are what a running call says of itself.
 	State      string    `json:"state,omitempty"`
 	StateSince time.Time `json:"stateSince,omitzero"`
@@ -158,7 +163,11 @@ func (v *View) addRuns(ctx context.Context, d *Detail, f Found) (*commonpb.Paylo
 	}
 	var input *commonpb.Payloads
 	for i, info := range infos {
-		d.Runs = append(d.Runs, v.runOf(info, stories[i], f.row))
+		r := v.runOf(info, stories[i], f.row)
+		d.Runs = append(d.Runs, r)
+		if r.Speaks && d.Status == Failed {
+			d.Cause = stories[i].cause(d.Code)
+		}
 		if len(d.Tries) == 0 && stories[i].attempts != nil {
 			d.Tries = stories[i].attempts
 		}

@@ -12,6 +12,8 @@ import (
 	failurepb "go.temporal.io/api/failure/v1"
 	historypb "go.temporal.io/api/history/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/sdk/converter"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/nodpt/executor/internal/job"
 	"github.com/nodpt/executor/internal/stream"
@@ -254,15 +256,77 @@ func TestEncryptedFailureKeepsItsCode(t *testing.T) {
 	v := newView(t, &world{})
 	f := failure("llm_timeout", "Encoded failure")
 	f.EncodedAttributes = payload(t, map[string]string{"message": "slow", "stack_trace": ""})
-	code, message := v.failure(f)
+	code, message, _ := v.failure(f)
 	require.Equal(t, "llm_timeout", code)
 	require.Equal(t, "slow", message)
 	require.NotNil(t, f.GetEncodedAttributes(), "the failure given is left alone")
 
 	f.EncodedAttributes = &commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte("binary/encrypted")}}
-	code, message = v.failure(f)
+	code, message, _ = v.failure(f)
 	require.Equal(t, "llm_timeout", code)
 	require.Equal(t, "Encoded failure", message)
+}
+
+// mangled stands for a codec: what it was not told to write it cannot read.
+type mangled struct{}
+
+func (mangled) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
+	return recode(payloads, "plain", "mangled", nil)
+}
+
+func (mangled) Decode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
+	return recode(payloads, "mangled", "plain", errors.New("not mangled"))
+}
+
+func recode(payloads []*commonpb.Payload, from, to string, wrong error) ([]*commonpb.Payload, error) {
+	var all []*commonpb.Payload
+	for _, p := range payloads {
+		kind, marked := p.GetMetadata()["kind"]
+		if wrong != nil && (!marked || string(kind) != from) {
+			return nil, wrong
+		}
+		clone := proto.CloneOf(p)
+		clone.Metadata["kind"] = []byte(to)
+		all = append(all, clone)
+	}
+	return all, nil
+}
+
+func TestDetailTellsOperatorsTheCause(t *testing.T) {
+	t.Parallel()
+	const cause = "llm_bad_request, status 400 (attempt 2, model m, endpoint http://llm)"
+	secret := converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), mangled{})
+	plain := converter.GetDefaultDataConverter()
+	for name, test := range map[string]struct {
+		detail      any
+		write, read converter.DataConverter
+		code, want  string
+	}{
+		"clear text":           {workflows.Failure{Model: "m", Attempts: 2, Cause: cause}, plain, plain, "llm_bad_request", cause},
+		"encrypted":            {workflows.Failure{Cause: cause}, secret, secret, "llm_bad_request", cause},
+		"with another key":     {workflows.Failure{Cause: cause}, plain, secret, "llm_bad_request", ""},
+		"of another version":   {[]int{1}, plain, plain, "llm_bad_request", ""},
+		"without":              {workflows.Failure{Model: "m"}, plain, plain, "llm_bad_request", ""},
+		"ended in another way": {workflows.Failure{Cause: cause}, plain, plain, codeTerminated, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := failure("llm_bad_request", "for users")
+			details, err := test.write.ToPayloads(test.detail)
+			require.NoError(t, err)
+			f.GetApplicationFailureInfo().Details = details
+			r := started(t, agentJob("j1"), "r1", failedStatus)
+			r.events = append(r.events, scheduled(5, "RunAgent"), begun(5, 2, failure("llm_timeout", "slow")), activityFailed(5, f), runFailed(test.code))
+			w := &world{runs: []*fakeRun{r}, rows: []job.Row{r.row(t, job.Failed, test.code)}}
+			v := newView(t, w)
+			v.payloads = test.read
+			found, err := v.Find(t.Context(), "job:agent:j1", nil)
+			require.NoError(t, err)
+			d, err := v.Detail(t.Context(), found, false)
+			require.NoError(t, err)
+			require.Equal(t, test.want, d.Cause)
+		})
+	}
 }
 
 func TestContent(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
@@ -71,7 +72,7 @@ func (v *View) read(s *story, event *historypb.HistoryEvent) {
 			s.verdict = result.Verdict
 		}
 	case enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
-		s.code, s.message = v.failure(event.GetWorkflowExecutionFailedEventAttributes().GetFailure())
+		s.code, s.message, _ = v.failure(event.GetWorkflowExecutionFailedEventAttributes().GetFailure())
 	case enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
 		s.code = workflows.CodeCanceled
 	case enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
@@ -102,7 +103,7 @@ func (v *View) attempted(s *story, event *historypb.HistoryEvent) {
 // failed is an attempt of which only the failure is known.
 func (v *View) failed(step Step, number int, f *failurepb.Failure) Attempt {
 	a := Attempt{Step: step, Attempt: number, Status: "failed"}
-	a.Code, a.Message = v.failure(f)
+	a.Code, a.Message, a.Cause = v.failure(f)
 	return a
 }
 
@@ -119,7 +120,7 @@ func (v *View) done(s *story, event *historypb.HistoryEvent, scheduled int64, st
 	a := &s.attempts[i]
 	a.Status, a.EndedAt = status, timeOf(event.GetEventTime())
 	if f != nil {
-		a.Code, a.Message = v.failure(f)
+		a.Code, a.Message, a.Cause = v.failure(f)
 	}
 }
 
@@ -153,6 +154,16 @@ func (v *View) underway(s *story, r run) {
 		}
 	}
 	s.attempts = append(s.attempts, a)
+}
+
+// cause is what the call that gave a failed job its code tells operators.
+func (s *story) cause(code string) string {
+	for _, a := range slices.Backward(s.attempts) {
+		if a.Step == StepCalling && a.Code == code {
+			return a.Cause
+		}
+	}
+	return ""
 }
 
 // statusName is Temporal's state of a run as people write it.

@@ -224,7 +224,7 @@ func (v *View) progress(j *Job, r run) {
 	j.Attempts = int(p.GetAttempt())
 	j.NextAttemptAt = timeOf(p.GetNextAttemptScheduleTime())
 	if f := p.GetLastFailure(); f != nil {
-		j.Code, j.Message = v.failure(f)
+		j.Code, j.Message, _ = v.failure(f)
 	}
 	switch p.GetState() {
 	case enumspb.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -290,9 +290,10 @@ func (v *View) report(p *workflowpb.PendingActivityInfo) report {
 	return r
 }
 
-// failure is the code and the message of a failure as the executor makes them:
-// neither holds content. Failures the server makes have a code here, too.
-func (v *View) failure(f *failurepb.Failure) (code, message string) {
+// failure is the code and the message of a failure as the executor makes them, and,
+// where the message is for users, what it tells operators besides: none of them
+// holds content. Failures the server makes have a code here, too.
+func (v *View) failure(f *failurepb.Failure) (code, message, cause string) {
 	for f.GetActivityFailureInfo() != nil && f.GetCause() != nil {
 		f = f.GetCause()
 	}
@@ -304,19 +305,30 @@ func (v *View) failure(f *failurepb.Failure) (code, message string) {
 	message = f.GetMessage()
 	switch {
 	case f.GetApplicationFailureInfo() != nil:
-		return f.GetApplicationFailureInfo().GetType(), message
+		return f.GetApplicationFailureInfo().GetType(), message, v.cause(f)
 	case f.GetTimeoutFailureInfo() != nil:
 		if f.GetTimeoutFailureInfo().GetTimeoutType() == enumspb.TIMEOUT_TYPE_HEARTBEAT {
-			return "worker_lost", "the worker stopped giving signs of life"
+			return "worker_lost", "the worker stopped giving signs of life", ""
 		}
-		return "activity_timeout", message
+		return "activity_timeout", message, ""
 	case f.GetCanceledFailureInfo() != nil:
-		return workflows.CodeCanceled, message
+		return workflows.CodeCanceled, message, ""
 	case f.GetTerminatedFailureInfo() != nil:
-		return codeTerminated, message
+		return codeTerminated, message, ""
 	default:
-		return "failure", message
+		return "failure", message, ""
 	}
+}
+
+// cause is what a role activity's error tells operators. It is empty where there is
+// nothing, where it was encrypted with another key, or is of another version.
+func (v *View) cause(f *failurepb.Failure) string {
+	var detail workflows.Failure
+	details := f.GetApplicationFailureInfo().GetDetails()
+	if len(details.GetPayloads()) == 0 || v.payloads.FromPayloads(details, &detail) != nil {
+		return ""
+	}
+	return detail.Cause
 }
 
 // timeOf is zero where there is no time: AsTime would make it 1970.

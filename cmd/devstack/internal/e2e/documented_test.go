@@ -110,6 +110,7 @@ func (s *shell) execute(t *testing.T, text string) {
 		require.NotEmpty(t, letters)
 		text = regexp.MustCompile(`agent/\S+`).ReplaceAllString(text, "agent/"+letters[0].ID)
 	}
+	text = strings.ReplaceAll(text, ` -u "redis://$REDIS_CONNECTION"`, "") // the wrapper knows where Redis is
 	text = strings.NewReplacer("HOST", "127.0.0.1", "<id>", "1-0", "<last-delivered-id>", "1-0", "http://127.0.0.1:9090", s.executor.Health).Replace(text)
 
 	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
