@@ -40,6 +40,56 @@ type oneTask struct {
 	reported chan proto.Message // what the worker says of the task in the end
 }
 
+func newOneTask(t *testing.T, b *runBundle, started time.Time, answer func(*workflowservice.RecordActivityTaskHeartbeatResponse) error) *oneTask {
+	t.Helper()
+	input, err := converter.GetDefaultDataConverter().ToPayloads(b.call)
+	require.NoError(t, err)
+	at := timestamppb.New(started)
+	return &oneTask{
+		task: &workflowservice.PollActivityTaskQueueResponse{
+			TaskToken: []byte("token"), WorkflowNamespace: "ns", ActivityId: "1", Attempt: 1, Input: input,
+			WorkflowExecution:           &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"},
+			ActivityType:                &commonpb.ActivityType{Name: "RunAgent"},
+			WorkflowType:                &commonpb.WorkflowType{Name: "JobWorkflow"},
+			ScheduledTime:               at,
+			CurrentAttemptScheduledTime: at,
+			StartedTime:                 at,
+			StartToCloseTimeout:         durationpb.New(time.Hour),
+			ScheduleToCloseTimeout:      durationpb.New(time.Hour),
+			HeartbeatTimeout:            durationpb.New(workflows.HeartbeatTimeout),
+		},
+		ended:    make(chan struct{}),
+		answer:   answer,
+		reported: make(chan proto.Message, 1),
+	}
+}
+
+// hand gives the task to a worker that asks this model, and tells when the
+// activity's context ends. The worker stops with the test.
+func (s *oneTask) hand(t *testing.T, b *runBundle, ended func(), model completerFunc) {
+	t.Helper()
+	c, err := client.NewLazyClient(client.Options{
+		Namespace: "ns",
+		HostPort:  "passthrough:///nowhere",
+		Logger:    log.NewStructuredLogger(slog.New(slog.NewTextHandler(t.Output(), nil))),
+		ConnectionOptions: client.ConnectionOptions{
+			DialOptions: append(activities.DialOptions(), grpc.WithChainUnaryInterceptor(s.intercept)),
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	metrics, err := telemetry.NewMetrics()
+	require.NoError(t, err)
+	w := worker.New(c, "jobs-agent", worker.Options{DisableWorkflowWorker: true, MaxHeartbeatThrottleInterval: workflows.HeartbeatEvery})
+	runner := activities.NewRunner(job.Agent, b.cfg, model, nil, nil, activities.NewAnswers(b.store), b.cool, metrics)
+	w.RegisterActivityWithOptions(func(ctx context.Context, call workflows.Call) (workflows.Answer, error) {
+		context.AfterFunc(ctx, ended)
+		return runner.Run(ctx, call)
+	}, activity.RegisterOptions{Name: "RunAgent"})
+	require.NoError(t, w.Start())
+	t.Cleanup(w.Stop)
+}
+
 func (s *oneTask) intercept(ctx context.Context, _ string, req, reply any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption) error {
 	switch req := req.(type) {
 	case *workflowservice.PollActivityTaskQueueRequest:
@@ -104,49 +154,11 @@ func TestRunHearsTheServerAfterALostBeat(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newRunBundle(t)
-			input, err := converter.GetDefaultDataConverter().ToPayloads(b.call)
-			require.NoError(t, err)
-			now := timestamppb.Now()
-			server := &oneTask{
-				task: &workflowservice.PollActivityTaskQueueResponse{
-					TaskToken: []byte("token"), WorkflowNamespace: "ns", ActivityId: "1", Attempt: 1, Input: input,
-					WorkflowExecution:           &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"},
-					ActivityType:                &commonpb.ActivityType{Name: "RunAgent"},
-					WorkflowType:                &commonpb.WorkflowType{Name: "JobWorkflow"},
-					ScheduledTime:               now,
-					CurrentAttemptScheduledTime: now,
-					StartedTime:                 now,
-					StartToCloseTimeout:         durationpb.New(time.Hour),
-					ScheduleToCloseTimeout:      durationpb.New(time.Hour),
-					HeartbeatTimeout:            durationpb.New(workflows.HeartbeatTimeout),
-				},
-				ended:    make(chan struct{}),
-				answer:   tt.answer,
-				reported: make(chan proto.Message, 1),
-			}
-			c, err := client.NewLazyClient(client.Options{
-				Namespace: "ns",
-				HostPort:  "passthrough:///nowhere",
-				Logger:    log.NewStructuredLogger(slog.New(slog.NewTextHandler(t.Output(), nil))),
-				ConnectionOptions: client.ConnectionOptions{
-					DialOptions: append(activities.DialOptions(), grpc.WithChainUnaryInterceptor(server.intercept)),
-				},
-			})
-			require.NoError(t, err)
-			defer c.Close()
-			metrics, err := telemetry.NewMetrics()
-			require.NoError(t, err)
-			w := worker.New(c, "jobs-agent", worker.Options{DisableWorkflowWorker: true, MaxHeartbeatThrottleInterval: workflows.HeartbeatEvery})
-			runner := activities.NewRunner(job.Agent, b.cfg, completerFunc(func(ctx context.Context, _ llm.Request) (llm.Answer, error) {
+			server := newOneTask(t, b, time.Now(), tt.answer)
+			server.hand(t, b, func() { close(server.ended) }, func(ctx context.Context, _ llm.Request) (llm.Answer, error) {
 				<-ctx.Done()
 				return llm.Answer{}, &llm.Error{Kind: llm.Canceled}
-			}), nil, nil, activities.NewAnswers(b.store), b.cool, metrics)
-			w.RegisterActivityWithOptions(func(ctx context.Context, call workflows.Call) (workflows.Answer, error) {
-				context.AfterFunc(ctx, func() { close(server.ended) })
-				return runner.Run(ctx, call)
-			}, activity.RegisterOptions{Name: "RunAgent"})
-			require.NoError(t, w.Start())
-			defer w.Stop()
+			})
 			select {
 			case <-server.ended:
 			case <-time.After(time.Minute):
@@ -170,4 +182,46 @@ func givenBack(t *testing.T, m proto.Message) {
 	failed, ok := m.(*workflowservice.RespondActivityTaskFailedRequest)
 	require.True(t, ok, "%T", m)
 	require.Equal(t, activities.CodeTaskLost, failed.GetFailure().GetApplicationFailureInfo().GetType())
+}
+
+// A process that was frozen with a task on its way to it asks before it makes a
+// call that another worker makes as well.
+func TestRunAsksWhetherALateTaskIsStillItsOwn(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		late  time.Duration
+		gone  bool
+		calls int32
+	}{
+		"given to another":                {workflows.HeartbeatTimeout + time.Second, true, 0},
+		"late by another clock":           {workflows.HeartbeatTimeout + time.Second, false, 1},
+		"in time, so nobody needs to ask": {0, true, 1},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newRunBundle(t)
+			server := newOneTask(t, b, time.Now().Add(-tt.late), func(*workflowservice.RecordActivityTaskHeartbeatResponse) error {
+				if tt.gone {
+					return status.Error(codes.NotFound, "activity task not found")
+				}
+				return nil
+			})
+			close(server.ended) // every beat is answered
+			var calls atomic.Int32
+			server.hand(t, b, func() {}, func(context.Context, llm.Request) (llm.Answer, error) {
+				calls.Add(1)
+				return llm.Answer{Text: "answer"}, nil
+			})
+			select {
+			case m := <-server.reported:
+				if tt.calls == 0 {
+					givenBack(t, m)
+				}
+			case <-time.After(time.Minute):
+				t.Fatal("nothing was reported")
+			}
+			require.Equal(t, tt.calls, calls.Load())
+		})
+	}
 }

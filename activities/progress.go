@@ -74,6 +74,7 @@ type beats struct {
 	heard <-chan error    // what the server answered to a beat that ends the attempt
 	mu    sync.Mutex
 	last  report
+	sent  time.Time // when the last one was; zero: none yet
 	done  chan struct{}
 	once  sync.Once
 	gone  sync.WaitGroup
@@ -103,6 +104,36 @@ func (b *beats) send() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	activity.RecordHeartbeat(b.ctx, b.last)
+	b.sent = time.Now()
+}
+
+// overdue reports whether nothing was heard of the attempt for so long that the
+// server may have given the task to another worker.
+func (b *beats) overdue(started time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sent.IsZero() {
+		return time.Since(started) >= workflows.HeartbeatTimeout
+	}
+	return time.Since(b.sent) >= workflows.HeartbeatTimeout
+}
+
+// ours asks the server whether the task is still this worker's, where that is in
+// doubt: the process was frozen with the task in hand or on its way. A zombie that
+// found out with its next beat would have begun a call by then that another worker
+// makes as well. Where the clocks of worker and server differ by that much, it
+// costs each job a beat.
+func (a *attempt) ours() error {
+	if !a.beats.overdue(a.info.StartedTime) {
+		return nil
+	}
+	a.beats.send()
+	select {
+	case answer := <-a.beats.heard:
+		return whyEnded(answer)
+	default:
+		return nil
+	}
 }
 
 // say changes what the next beat says. It sends nothing: a beat per step would

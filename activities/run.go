@@ -168,6 +168,9 @@ func (a *attempt) call(ctx context.Context) (got llm.Answer, err error) {
 		return llm.Answer{}, err
 	}
 	defer release()
+	if err := a.ours(); err != nil {
+		return llm.Answer{}, err
+	}
 	a.say(stateCalling)
 	if err := failpoint.Hit(ctx, failpoint.Leased); err != nil {
 		return llm.Answer{}, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,7 +26,7 @@ var migrations embed.FS
 // begins with executor_, because the database may be shared.
 const versionTable = "executor_goose_db_version"
 
-// Attempts to migrate where two processes may collide (SQLite only).
+// Attempts to migrate where two processes may collide.
 const (
 	migrateTries = 10
 	migrateWait  = 100 * time.Millisecond
@@ -58,11 +59,17 @@ func migrate(ctx context.Context, d dialect, db *sql.DB, log *slog.Logger) error
 			}
 			return nil
 		}
-		if d.migrating != nil || attempt == migrateTries || !wait(ctx, migrateWait) {
+		collided := d.migrating == nil || halfMade(err)
+		if !collided || attempt == migrateTries || !wait(ctx, migrateWait) {
 			return err
 		}
 	}
 }
+
+// halfMade reports that goose found its table without the row it begins with. It
+// looks before it takes the lock, and MySQL shows a table that is just being made.
+// The error has no type.
+func halfMade(err error) bool { return strings.Contains(err.Error(), "missing zero version migration") }
 
 // sessionLock is a lock of the database server that lives as long as the
 // connection that took it. Unlike goose's own lockers it waits in the server
