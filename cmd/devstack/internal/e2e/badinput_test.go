@@ -644,14 +644,30 @@ func playCatalogue(t *testing.T, opts harness.Options, rows ...string) {
 func (b *bundle) loseEntry(role string) {
 	b.T.Helper()
 	stream := "jobs:" + role
-	for _, command := range [][]any{
-		{"XGROUP", "CREATE", stream, harness.Group, "0", "MKSTREAM"},
-		{"XADD", stream, "1-1", "jobId", "lost", "userId", "u1", "message", harness.Text("message")},
-		{"XREADGROUP", "GROUP", harness.Group, "ghost", "STREAMS", stream, ">"},
-		{"XDEL", stream, "1-1"},
-	} {
-		require.NoError(b.T, b.Redis.Do(b.T.Context(), command...).Err())
-	}
+	b.readByGhost(stream, "message")
+	b.do("XDEL", stream, "1-1")
+}
+
+// strandEntry makes an entry that was read, and is pending nowhere any more.
+func (b *bundle) strandEntry(role string) {
+	b.T.Helper()
+	stream := "jobs:" + role
+	b.readByGhost(stream, "task")
+	b.do("XGROUP", "DELCONSUMER", stream, harness.Group, "ghost")
+}
+
+// readByGhost lets a consumer that is no bridge read the stream's first entry, whose
+// text is in this field.
+func (b *bundle) readByGhost(stream, field string) {
+	b.T.Helper()
+	b.do("XGROUP", "CREATE", stream, harness.Group, "0", "MKSTREAM")
+	b.do("XADD", stream, "1-1", "jobId", "lost", "userId", "u1", field, harness.Text(field))
+	b.do("XREADGROUP", "GROUP", harness.Group, "ghost", "STREAMS", stream, ">")
+}
+
+func (b *bundle) do(command ...any) {
+	b.T.Helper()
+	require.NoError(b.T, b.Redis.Do(b.T.Context(), command...).Err())
 }
 
 // resent are entries of jobs that are sent twice.

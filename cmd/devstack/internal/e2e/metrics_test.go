@@ -43,6 +43,7 @@ func TestObservedMetricsExist(t *testing.T) {
 	require.NoError(t, proxy.Start())
 	t.Cleanup(proxy.Stop)
 	b.loseEntry("chat")
+	b.strandEntry("manager")
 	e := b.Launch(map[string]string{"TEMPORAL_ADDRESS": proxy.Listen, "MAX_TOTAL": "20"}, "run")
 	b.Ready(e)
 	missing := func() (left []string) {
