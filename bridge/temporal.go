@@ -162,6 +162,10 @@ func (s *service) execute(ctx context.Context, req StartRequest, attributes bool
 		// entry's. The entry's own run is found by the request id in either case.
 		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		// Where this process also works on workflows, the first task comes with the
+		// reply. Without such a worker, or a free slot of its, nothing changes. A task
+		// that dies with its process is given out again after its timeout of 10 s.
+		EnableEagerStart: true,
 		Memo: map[string]any{
 			workflows.MemoEntryID: in.Origin.EntryID,
 			workflows.MemoStream:  in.Origin.Stream,

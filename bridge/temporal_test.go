@@ -168,7 +168,7 @@ func TestStartSendsWhatTheRunNeeds(t *testing.T) {
 	require.Equal(t, enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL, req.GetWorkflowIdConflictPolicy())
 	require.Zero(t, req.GetWorkflowExecutionTimeout().AsDuration())
 	require.Zero(t, req.GetWorkflowRunTimeout().AsDuration())
-	require.False(t, req.GetRequestEagerExecution())
+	require.False(t, req.GetRequestEagerExecution(), "there is no worker in this process")
 	require.EqualValues(t, 2, req.GetPriority().GetPriorityKey())
 
 	text := func(p *commonpb.Payload) string {

@@ -137,14 +137,12 @@ func measuring(measure func(context.Context, bench.Options) (bench.Report, error
 			if err := complete(opts); err != nil {
 				return err
 			}
+			if *results != "" {
+				opts.Keep = func(r bench.Report) error { return write(*results, r) }
+			}
 			r, err := measure(ctx, *opts)
 			if err != nil {
 				return err
-			}
-			if *results != "" {
-				if err := write(*results, r); err != nil {
-					return err
-				}
 			}
 			return json.NewEncoder(stdout).Encode(r.Figures())
 		}
@@ -163,7 +161,7 @@ func write(path string, r bench.Report) error {
 func one(flags *flag.FlagSet, _, stderr io.Writer) func(context.Context) error {
 	opts := options(flags, stderr)
 	choosePostgres(flags, opts)
-	name := flags.String("contestant", bench.Executor, "`name`: executor, engine, naive, old or queue")
+	name := flags.String("contestant", bench.Executor, "`name`: executor, engine, eager, floor, naive, old or queue")
 	concurrency := flags.Int("concurrency", 32, "`jobs` outstanding")
 	seconds := flags.Int("seconds", 20, "`time` to measure")
 	return func(ctx context.Context) error {

@@ -106,6 +106,7 @@ func Full(ctx context.Context, opts Options) (Report, error) {
 		entrants: []entrant{
 			{Executor, all},
 			{contestant.Engine, all},
+			{contestant.Eager, []int{32, 128}},
 			{contestant.Floor, all},
 			{contestant.Naive, all},
 			{contestant.Old, all},
@@ -132,7 +133,7 @@ func Postgres(ctx context.Context, opts Options) (Report, error) {
 	return measure(ctx, opts, plan{
 		rounds:   5,
 		window:   window{warmup: 1500 * time.Millisecond, measure: 5 * time.Second},
-		entrants: []entrant{{Executor, all}, {contestant.Engine, all}, {contestant.Floor, all}, {contestant.Naive, all}},
+		entrants: []entrant{{Executor, all}, {contestant.Engine, all}, {contestant.Floor, []int{32, 128}}, {contestant.Naive, all}},
 		scenarios: []scenario{
 			{name: PlainSlots, slots: demoSlots()},
 			{name: TotalSlots, slots: demoSlots(), total: demoTotal},
@@ -160,7 +161,13 @@ func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 	if r.Version, err = version(ctx, opts.Executor); err != nil {
 		return r, err
 	}
-	defer func() { r.Minutes = time.Since(r.Began).Minutes() }()
+	keep := func() error {
+		r.Minutes = time.Since(r.Began).Minutes()
+		if opts.Keep == nil {
+			return nil
+		}
+		return opts.Keep(r)
+	}
 	for i := range p.startUps {
 		seconds, err := startUp(ctx, opts, i)
 		if err != nil {
@@ -178,6 +185,9 @@ func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 		return r, err
 	}
 	for _, s := range p.scenarios {
+		if err := keep(); err != nil {
+			return r, err
+		}
 		u, err := w.utilisation(ctx, s, p.slotWindow)
 		if err != nil {
 			return r, err
@@ -187,6 +197,9 @@ func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 	if r.OldRate, err = w.oldRate(ctx, 6*time.Second); err != nil {
 		return r, err
 	}
+	if err := keep(); err != nil {
+		return r, err
+	}
 	if p.backlog {
 		b, err := measureBacklog(ctx, opts)
 		if err != nil {
@@ -194,7 +207,7 @@ func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 		}
 		r.Backlog = &b
 	}
-	return r, nil
+	return r, keep()
 }
 
 // contest measures the rounds.

@@ -139,7 +139,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func (f *field) load(ctx context.Context, name string, concurrency int, win window) (load, error) {
 	l := loop{w: f.w, updates: contestant.UpdatesStream(name), lanes: []lane{{stream: contestant.JobsStream(name), outstanding: concurrency}}}
 	switch name {
-	case contestant.Engine, contestant.Floor:
+	case contestant.Engine, contestant.Eager, contestant.Floor:
 		return f.w.engineLoad(ctx, f.members[name], concurrency, win)
 	case Executor:
 		l.updates, l.lanes[0].stream = updates, agentStream

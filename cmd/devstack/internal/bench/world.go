@@ -37,6 +37,9 @@ type Options struct {
 	Postgres bool
 	// Progress receives a line for each thing measured.
 	Progress io.Writer
+	// Keep, if set, receives what there is after each part of a run, which may take
+	// an hour.
+	Keep func(Report) error
 }
 
 const (

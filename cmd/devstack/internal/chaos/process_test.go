@@ -74,8 +74,16 @@ func bridgeFaults() []fault {
 			run: func(w *world) { w.bridgeDiesStarting("start_sent:3:kill") },
 		},
 		{
+			id: "F03a", name: "as F03, a process that does everything: it gets the first workflow task with the reply",
+			run: func(w *world) { w.allDiesStarting("start_sent:3:kill") },
+		},
+		{
 			id: "F04", name: "bridge killed after it started runs",
 			run: func(w *world) { w.bridgeDiesStarting("started:3:kill") },
+		},
+		{
+			id: "F04a", name: "as F04, a process that does everything",
+			run: func(w *world) { w.allDiesStarting("started:3:kill") },
 		},
 		{
 			id: "F05", name: "one of two bridges killed under load",
@@ -279,6 +287,22 @@ func (w *world) bridgeDiesStarting(point string) {
 	require.EqualValues(w.T, len(jobs), w.inHand(), "an entry is pending until its run acknowledges it")
 	w.LLM.Script(map[string]any{"hang": false})
 	w.LLM.Release()
+}
+
+// allDiesStarting kills a process that does everything while it starts runs. The
+// workflow tasks that die with it come again, and so do the calls.
+func (w *world) allDiesStarting(point string) {
+	w.T.Helper()
+	jobs := w.load(16)
+	w.launch(w.bridgeRedis, failing(point), "run").died()
+	hit(jobs...)
+	w.Ready(w.launch(w.bridgeRedis, nil, "run").Executor)
+	w.heal()
+	w.await(jobs...)
+	for _, j := range jobs {
+		began := w.history(j)[0].GetWorkflowExecutionStartedEventAttributes()
+		require.True(w.T, began.GetEagerExecutionAccepted(), j.key())
+	}
 }
 
 // resubmit adds another entry for a job.

@@ -138,6 +138,8 @@ func TestEachRoleFromStreamToUpdate(t *testing.T) {
 		b.Settled(c.role)
 		info := b.Run(workflowID, "Completed")
 		require.Equal(t, row["run_id"], info.GetExecution().GetRunId())
+		began := b.history(t.Context(), workflowID).GetEvents()[0].GetWorkflowExecutionStartedEventAttributes()
+		require.True(t, began.GetEagerExecutionAccepted(), "bridge and worker are one process")
 		attributes := map[string]string{"JobRole": c.role, "JobUser": "u-" + c.role, "JobProject": "p-" + c.role, "JobModel": c.model}
 		if nodptWorkflow != "" {
 			attributes["JobNodptWorkflow"] = nodptWorkflow

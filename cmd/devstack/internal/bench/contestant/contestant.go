@@ -20,14 +20,15 @@ import (
 // Names of the contestants.
 const (
 	Engine = "engine" // one workflow with one empty activity per job: see engine
-	Floor  = "floor"  // the same, and nobody waits for its result
+	Eager  = "eager"  // the same, and workflows start eagerly
+	Floor  = "floor"  // as engine, and nobody waits for its result
 	Naive  = "naive"  // an activity for each step: see naive
 	Old    = "old"    // the predecessor, one job at a time: see old
 	Queue  = "queue"  // asynq, nothing durable but the row: see queue
 )
 
 // Names returns the names of all contestants.
-func Names() []string { return []string{Engine, Floor, Naive, Old, Queue} }
+func Names() []string { return []string{Engine, Eager, Floor, Naive, Old, Queue} }
 
 // defaultConcurrency is what the executor's settings call unlimited.
 const defaultConcurrency = 1000
@@ -97,7 +98,7 @@ func (c Config) contestant() (contestant, error) {
 	var run contestant
 	needed := []setting{{"http", c.HTTP}}
 	switch c.Name {
-	case Engine, Floor:
+	case Engine, Eager, Floor:
 		run, needed = runEngine, append(needed, temporal)
 	case Naive:
 		run, needed = runNaive, append(needed, temporal, redis, llm, database)

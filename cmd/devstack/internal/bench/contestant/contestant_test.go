@@ -16,7 +16,7 @@ import (
 
 func TestEngineRunsALoad(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{Engine, Floor} {
+	for _, name := range []string{Engine, Eager, Floor} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testEngine(t, name)
@@ -145,6 +145,7 @@ func TestConfigMistakesAreToldAtOnce(t *testing.T) {
 		missing []string
 	}{
 		"engine": {Config{Name: Engine}, []string{"http", "temporal"}},
+		"eager":  {Config{Name: Eager}, []string{"http", "temporal"}},
 		"floor":  {Config{Name: Floor}, []string{"http", "temporal"}},
 		"naive":  {Config{Name: Naive}, []string{"http", "temporal", "redis", "llm", "database"}},
 		"old":    {Config{Name: Old, Redis: "127.0.0.1:1"}, []string{"http", "llm"}},

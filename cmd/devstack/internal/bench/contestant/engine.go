@@ -63,6 +63,9 @@ type LoadResult struct {
 // result, as clients do: somebody has to learn the answer, and with the executor
 // that is whoever reads its update.
 //
+// As Eager a workflow's first task comes with the reply to its start, as it does
+// for the executor in one process: there client and worker have to be one program.
+//
 // As Floor nobody waits, and no answer is told outside of the process: less cannot
 // be done with the engine. Where the executor's update leaves, within the last
 // workflow task, it notes that the job is complete.
@@ -70,6 +73,7 @@ type engine struct {
 	client  client.Client
 	queue   string
 	told    bool // the client waits for the result
+	eager   bool // the first task comes with the reply to the start
 	answer  string
 	waiting sync.Map // workflow id → chan time.Time
 }
@@ -80,7 +84,7 @@ func runEngine(ctx context.Context, cfg Config, s *site) error {
 		return err
 	}
 	defer c.Close()
-	e := &engine{client: c, queue: EngineQueue(cfg.Name), told: cfg.Name == Engine, answer: strings.Repeat("x", max(cfg.AnswerBytes, 0))}
+	e := &engine{client: c, queue: EngineQueue(cfg.Name), told: cfg.Name != Floor, eager: cfg.Name == Eager, answer: strings.Repeat("x", max(cfg.AnswerBytes, 0))}
 	options := worker.Options{
 		MaxConcurrentWorkflowTaskPollers:       engineWorkflowPollers,
 		MaxConcurrentWorkflowTaskExecutionSize: engineWorkflowSlots,
@@ -184,7 +188,7 @@ func (e *engine) run(ctx context.Context, j Job) (time.Time, error) {
 	done := make(chan time.Time, 1)
 	e.waiting.Store(j.ID, done)
 	defer e.waiting.Delete(j.ID)
-	options := client.StartWorkflowOptions{ID: j.ID, TaskQueue: e.queue}
+	options := client.StartWorkflowOptions{ID: j.ID, TaskQueue: e.queue, EnableEagerStart: e.eager}
 	run, err := e.client.ExecuteWorkflow(ctx, options, EngineWorkflow, j)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("start: %w", err)

@@ -77,7 +77,7 @@ func concurrencies(r bench.Report) []int {
 
 // designs are the measured ones, in the order of the page.
 func designs(r bench.Report) []string {
-	all := []string{bench.Executor, contestant.Engine, contestant.Floor, contestant.Naive, contestant.Queue, contestant.Old}
+	all := []string{bench.Executor, contestant.Engine, contestant.Eager, contestant.Floor, contestant.Naive, contestant.Queue, contestant.Old}
 	return slices.DeleteFunc(all, func(name string) bool {
 		return !slices.ContainsFunc(r.Cells, func(c bench.Cell) bool { return c.Contestant == name })
 	})
@@ -126,7 +126,7 @@ func over(r bench.Report, name string, concurrency int, of func(bench.Cell) floa
 
 // names are the keys of a map of parts: contestants first, then the rest.
 func names[V any](parts map[string]V) []string {
-	order := []string{bench.Executor, contestant.Engine, contestant.Floor, contestant.Naive, contestant.Queue, contestant.Old}
+	order := []string{bench.Executor, contestant.Engine, contestant.Eager, contestant.Floor, contestant.Naive, contestant.Queue, contestant.Old}
 	rank := func(name string) int {
 		if i := slices.Index(order, name); i >= 0 {
 			return i

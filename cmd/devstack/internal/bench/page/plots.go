@@ -84,6 +84,8 @@ func lookOf(design string) look {
 		return look{rgb(0x00, 0x72, 0xb2), 2.5, nil, draw.CircleGlyph{}}
 	case contestant.Engine:
 		return look{rgb(0x22, 0x22, 0x22), 1.5, []vg.Length{6, 3}, draw.SquareGlyph{}}
+	case contestant.Eager:
+		return look{rgb(0x22, 0x22, 0x22), 1.5, []vg.Length{1, 2}, draw.PlusGlyph{}}
 	case contestant.Floor:
 		return look{rgb(0x88, 0x88, 0x88), 1.5, []vg.Length{1, 3}, draw.RingGlyph{}}
 	case contestant.Naive:
