@@ -113,6 +113,7 @@ func options(flags *flag.FlagSet, stderr io.Writer) *bench.Options {
 
 func choosePostgres(flags *flag.FlagSet, opts *bench.Options) {
 	flags.BoolVar(&opts.Postgres, "postgres", false, "let Temporal keep its state in a PostgreSQL server")
+	flags.IntVar(&opts.Shards, "shards", 0, "`number` of Temporal's history shards, with --postgres (default 4)")
 }
 
 // complete fills in what no flag says.

@@ -94,6 +94,8 @@ func newStartDev() *cobra.Command {
 func (s devServer) check() error {
 	known := []string{ // of Temporal's server, that the stack sets too
 		"history.transferProcessorMaxPollRPS", "history.timerProcessorMaxPollRPS",
+		"history.queuePendingTaskCriticalCount", "history.queuePendingTasksMaxCount",
+		"history.visibilityProcessorPollBackoffInterval", "history.transferProcessorPollBackoffInterval", "history.timerProcessorPollBackoffInterval",
 		"matching.numTaskqueueReadPartitions", "matching.numTaskqueueWritePartitions", "matching.enableFairness",
 		"frontend.MaxConcurrentBatchOperationPerNamespace", "frontend.namespaceRPS.visibility",
 	}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,6 +28,14 @@ type Backlog struct {
 	Drain        int     `json:"drain_entries"`
 	DrainRate    float64 `json:"drain_jobs_per_second"` // a backlog worked off from beginning to end
 	DrainMB      float64 `json:"drain_peak_megabytes"`
+	Size         Size    `json:"size"`
+}
+
+// Size is what a job takes up, in bytes: while it waits, and when it is done.
+type Size struct {
+	Entry    float64 `json:"entry"`    // of Redis's memory, while it waits
+	Temporal float64 `json:"temporal"` // on disk, until its retention is over
+	Row      float64 `json:"row"`      // on disk, of the result store
 }
 
 const (
@@ -38,10 +48,11 @@ const (
 	donePrefix = "done-"
 )
 
-// measureBacklog works off backlogs: a small one, a full one of ten thousand, and
-// one of a hundred thousand of which most jobs are done already, so that it ends in
-// minutes. Jobs that are not done stand where it is measured: at the beginning and in
-// the middle.
+// measureBacklog works off backlogs: a full one of ten thousand, and one of a hundred
+// thousand of which most jobs are done already, so that it ends in minutes; and
+// before, between and after them a small one, because Temporal becomes slower with
+// each run that it keeps, whatever waits. Jobs of the large one that are not done
+// stand where it is measured: at the beginning and in the middle.
 func measureBacklog(ctx context.Context, opts Options) (b Backlog, err error) {
 	w, err := newWorld(ctx, opts, "backlog")
 	if err != nil {
@@ -52,45 +63,110 @@ func measureBacklog(ctx context.Context, opts Options) (b Backlog, err error) {
 		return b, err
 	}
 
-	small, _, err := w.drain(ctx, smallBacklog)
-	if err != nil {
+	b.SmallEntries, b.Drain = smallBacklog, drainBacklog
+	var small []float64
+	again := func() error {
+		rate, _, _, err := w.drain(ctx, fmt.Sprintf("small%d", len(small)), smallBacklog)
+		small = append(small, rate)
+		b.Small = median(small)
+		return err
+	}
+	if err := again(); err != nil {
 		return b, err
 	}
-	b.SmallEntries, b.Small = smallBacklog, small
-	b.Drain = drainBacklog
-	if b.DrainRate, b.DrainMB, err = w.drain(ctx, drainBacklog); err != nil {
+	if b.DrainRate, b.DrainMB, b.Size, err = w.drain(ctx, "drain", drainBacklog); err != nil {
 		return b, err
 	}
-	w.say("backlog of %d: %.1f jobs/s; of %d: %.1f jobs/s, at most %.0f MB", smallBacklog, b.Small, drainBacklog, b.DrainRate, b.DrainMB)
-	return b, w.large(ctx, &b)
+	w.say("backlog of %d: %.1f jobs/s, at most %.0f MB", drainBacklog, b.DrainRate, b.DrainMB)
+	if err := again(); err != nil {
+		return b, err
+	}
+	if err := w.large(ctx, &b); err != nil {
+		return b, err
+	}
+	err = again()
+	w.say("backlog of %d: %.1f, %.1f and %.1f jobs/s, before, between and after the others", smallBacklog, small[0], small[1], small[2])
+	return b, err
 }
 
 // drain adds jobs, then starts the executor, and returns the rate at which they
-// end, from the first to the last, and the executor's memory at its highest in MB.
-func (w *world) drain(ctx context.Context, n int) (_, _ float64, err error) {
-	if err := w.addBacklog(ctx, fmt.Sprintf("drain%d", n), n, func(int) bool { return false }); err != nil {
-		return 0, 0, err
+// end, from the first to the last, the executor's memory at its highest in MB, and
+// what a job takes up.
+func (w *world) drain(ctx context.Context, name string, n int) (_, _ float64, size Size, err error) {
+	empty, err := w.sizes(ctx)
+	if err != nil {
+		return 0, 0, size, err
+	}
+	if err := w.addBacklog(ctx, name, n, func(int) bool { return false }); err != nil {
+		return 0, 0, size, err
+	}
+	waiting, err := w.sizes(ctx)
+	if err != nil {
+		return 0, 0, size, err
 	}
 	follow := reader{redis: w.redis, stream: updates}
 	if err := follow.skip(ctx); err != nil {
-		return 0, 0, err
+		return 0, 0, size, err
 	}
 	m, err := w.executor(ctx, Executor, nil, "run")
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, size, err
 	}
 	first, last, err := follow.count(ctx, n)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, size, err
 	}
 	if err := w.settle(ctx, group, agentStream); err != nil {
-		return 0, 0, err
+		return 0, 0, size, err
 	}
 	memories, err := w.memories()
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, size, err
 	}
-	return float64(n-1) / last.Sub(first).Seconds(), mb(memories[Executor].Peak), w.stop(ctx, m)
+	// The files grow until everything is in them, which the end of the process sees to.
+	if err := w.stop(ctx, m); err != nil {
+		return 0, 0, size, err
+	}
+	done, err := w.sizes(ctx)
+	size = Size{
+		Entry: (waiting.Entry - empty.Entry) / float64(n), Temporal: (done.Temporal - waiting.Temporal) / float64(n),
+		Row: (done.Row - waiting.Row) / float64(n),
+	}
+	return float64(n-1) / last.Sub(first).Seconds(), mb(memories[Executor].Peak), size, err
+}
+
+// sizes are what Redis, Temporal's directory and the result store take up at the
+// moment.
+func (w *world) sizes(ctx context.Context) (s Size, err error) {
+	if s.Entry, err = w.redisMemory(ctx); err != nil {
+		return s, err
+	}
+	if s.Temporal, err = onDisk(w.path("temporal"), "*"); err != nil {
+		return s, err
+	}
+	s.Row, err = onDisk(w.dir, "executor.db*")
+	return s, err
+}
+
+// onDisk is the size of those files of a directory whose names match, in bytes.
+func onDisk(dir, names string) (bytes float64, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if is, err := filepath.Match(names, entry.Name()); err != nil || !is {
+			return err
+		}
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) { // a database's own, that it has removed
+			return nil
+		}
+		if err == nil {
+			bytes += float64(info.Size())
+		}
+		return err
+	})
+	return bytes, err
 }
 
 func mb(bytes uint64) float64 { return float64(bytes) / 1e6 }

@@ -165,28 +165,32 @@ func resident(name string, pid int) (Memory, error) {
 	return Memory{Now: own + file + shared}, err
 }
 
-func (w *world) redisWork(ctx context.Context) (redisWork, error) {
-	text, err := w.redis.Info(ctx, "stats").Result()
+func (w *world) redisWork(ctx context.Context) (out redisWork, err error) {
+	err = w.redisInfo(ctx, "stats", map[string]*float64{"total_commands_processed": &out.commands, "total_reads_processed": &out.reads})
+	return out, err
+}
+
+// redisMemory is what Redis has allocated, in bytes.
+func (w *world) redisMemory(ctx context.Context) (used float64, err error) {
+	err = w.redisInfo(ctx, "memory", map[string]*float64{"used_memory": &used})
+	return used, err
+}
+
+// redisInfo reads figures of a section of INFO.
+func (w *world) redisInfo(ctx context.Context, section string, into map[string]*float64) error {
+	text, err := w.redis.Info(ctx, section).Result()
 	if err != nil {
-		return redisWork{}, err
+		return err
 	}
-	var out redisWork
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		var into *float64
-		switch name {
-		case "total_commands_processed":
-			into = &out.commands
-		case "total_reads_processed":
-			into = &out.reads
-		default:
-			continue
-		}
-		if *into, err = strconv.ParseFloat(value, 64); err != nil {
-			return out, err
+		if figure := into[name]; figure != nil {
+			if *figure, err = strconv.ParseFloat(value, 64); err != nil {
+				return fmt.Errorf("INFO %s: %s: %w", section, name, err)
+			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // heap asks an executor's metrics, or another contestant's own path.

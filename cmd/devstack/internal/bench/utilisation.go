@@ -28,6 +28,9 @@ type Utilisation struct {
 	Share   float64 `json:"share"` // of the slots' time that calls were running in
 	Rate    float64 `json:"jobs_per_second"`
 	Highest int     `json:"highest"` // calls at the same time; never above slots
+	// What each process used for it.
+	CPU    map[string]float64 `json:"cpu_ms_per_job"`
+	Memory map[string]Memory  `json:"memory"`
 }
 
 // scenario is one measurement of the slots.
@@ -78,7 +81,14 @@ func (w *world) utilisation(ctx context.Context, s scenario, win window) (u Util
 	}
 	u = Utilisation{
 		Name: s.name, Slots: s.limit(), Rate: got.rate(), Highest: after.llm.MaxRunning,
+		CPU:   map[string]float64{},
 		Share: (after.llm.BusySeconds - before.llm.BusySeconds) / (float64(s.limit()) * after.at.Sub(before.at).Seconds()),
+	}
+	for part := range after.cpu {
+		u.CPU[part] = 1000 * (after.cpu[part] - before.cpu[part]) / float64(got.Jobs)
+	}
+	if u.Memory, err = w.memories(); err != nil {
+		return u, err
 	}
 	if u.Highest > u.Slots {
 		return u, fmt.Errorf("%s: %d calls ran at once, the limit is %d", s.name, u.Highest, u.Slots)

@@ -35,6 +35,9 @@ type Options struct {
 	Data string
 	// Postgres lets Temporal keep its state there instead of in an SQLite file.
 	Postgres bool
+	// Shards is the number of Temporal's history shards there; 0 is the devstack's
+	// default.
+	Shards int
 	// Progress receives a line for each thing measured.
 	Progress io.Writer
 	// Keep, if set, receives what there is after each part of a run, which may take
@@ -139,6 +142,9 @@ func (w *world) startTemporal(ctx context.Context) error {
 			return err
 		}
 		args = append(args, "--postgres", database)
+		if w.opts.Shards > 0 {
+			args = append(args, "--shards", strconv.Itoa(w.opts.Shards))
+		}
 	}
 	w.address = proc.Loopback(port)
 	if w.temporal, err = client.NewLazyClient(client.Options{HostPort: w.address, Logger: silent{}}); err != nil {

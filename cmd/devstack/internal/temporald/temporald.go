@@ -349,11 +349,20 @@ func serverConfig(ctx context.Context, frontend int, db storage, ports *proc.Por
 // limits there is that each shard writes one transaction at a time, hence
 // Config.Shards.
 func tuning(cfg Config) dynamicconfig.StaticClient {
+	const pendingBackoff = 200 * time.Millisecond
 	values := dynamicconfig.StaticClient{
 		// 20 polls a second and shard by default: each step of a workflow would
 		// wait up to 50 ms.
 		dynamicconfig.TransferProcessorMaxPollRPS.Key(): 200,
 		dynamicconfig.TimerProcessorMaxPollRPS.Key():    200,
+		// Where visibility falls behind, each further task costs a look at all that
+		// are pending in memory: up to 10,000 by default. And with few of them
+		// reading must go on soon, not after 5 s.
+		dynamicconfig.QueuePendingTaskCriticalCount.Key():          450,
+		dynamicconfig.QueuePendingTaskMaxCount.Key():               500,
+		dynamicconfig.VisibilityProcessorPollBackoffInterval.Key(): pendingBackoff,
+		dynamicconfig.TransferProcessorPollBackoffInterval.Key():   pendingBackoff,
+		dynamicconfig.TimerProcessorPollBackoffInterval.Key():      pendingBackoff,
 		// Four partitions spread few tasks thinly, so that pollers miss them.
 		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,
 		dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,

@@ -34,12 +34,13 @@ func full() bench.Report {
 		Utilisation: []bench.Utilisation{
 			{Name: bench.PlainSlots, Slots: 35, Share: 0.985, Rate: 34.5, Highest: 35},
 			{Name: bench.TotalSlots, Slots: 20, Share: 0.952, Rate: 19, Highest: 20},
-			{Name: bench.ProcessSlots, Slots: 70, Share: 0.9704, Rate: 68, Highest: 70},
+			{Name: bench.ProcessSlots, Slots: 70, Share: 0.9704, Rate: 68, Highest: 70, CPU: map[string]float64{"executor-bridge": 1.25, bench.Driver: 1}, Memory: map[string]bench.Memory{"executor-bridge": {Now: 40e6, Peak: 41e6}}},
 			{Name: bench.ProcessTotalSlots, Slots: 40, Share: 0.98, Rate: 39, Highest: 40},
 		},
 		Backlog: &bench.Backlog{
 			SmallEntries: 1000, Small: 150, Drain: 10_000, DrainRate: 145, DrainMB: 105,
 			Entries: 100_000, First: 148, Middle: 120, Skipped: 4100, PeakMB: 110,
+			Size: bench.Size{Entry: 2100, Temporal: 15_000, Row: 1800},
 		},
 	}
 	speeds := map[string]map[int]speed{
@@ -141,10 +142,12 @@ func TestParts(t *testing.T) {
 		"slots": {
 			"| intake running, MAX_TOTAL binds | 20 | 95.2 % | 19.0 | 20 |",
 			"](images/bench-slots.svg)",
+			"|---|---|---|\n| executor-bridge | 1.25 | 41.0 |",
 		},
 		"backlog": {
 			"| from the first to the last of 10,000 | 145 | 0.967 | 105 |",
 			"| in the middle of 100,000 | 120 | 0.800 | 110 |",
+			"| Temporal's disk, from its start until its retention is over | 15.0 |",
 			"From nothing to the first finished job: 3.00 s, 3.50 s, 2.50 s.",
 		},
 		"postgres": {

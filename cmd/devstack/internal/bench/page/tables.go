@@ -182,6 +182,25 @@ func slotsPart(r bench.Report) string {
 	return paragraphs(
 		slotsTable(r.Utilisation),
 		image("Share of the slots in use, one bar for each scenario, with a line at the promised 97 %", slotsImage),
+		processesTable(r.Slots(bench.ProcessSlots)),
+	)
+}
+
+// processesTable is what each process uses where bridge and workers are processes
+// of their own.
+func processesTable(u bench.Utilisation) string {
+	if len(u.CPU) == 0 {
+		return ""
+	}
+	var rows [][]string
+	for _, name := range names(u.CPU) {
+		if name != bench.Driver {
+			rows = append(rows, []string{name, number(u.CPU[name]), number(float64(u.Memory[name].Peak) / 1e6)})
+		}
+	}
+	return paragraphs(
+		"With "+u.Name+", what each process uses, as of that machine:",
+		table([]string{"process", "processor, ms for each job", "MB at its highest"}, rows),
 	)
 }
 
@@ -215,7 +234,23 @@ func backlogPart(r bench.Report) string {
 		}
 		startUp = "From nothing to the first finished job: " + strings.Join(each, ", ") + "."
 	}
-	return paragraphs(table([]string{"backlog", "a second", "÷ the first line", "MB at its highest"}, rows), startUp)
+	return paragraphs(table([]string{"backlog", "a second", "÷ the first line", "MB at its highest"}, rows), sizeTable(r.Backlog), startUp)
+}
+
+// sizeTable is what a job takes up.
+func sizeTable(b *bench.Backlog) string {
+	if b == nil || b.Size == (bench.Size{}) {
+		return ""
+	}
+	kilobytes := func(bytes float64) string { return number(bytes / 1e3) }
+	return paragraphs(
+		"What a job takes up:",
+		table([]string{"where", "kB for each job"}, [][]string{
+			{"Redis's memory, while it waits in the stream", kilobytes(b.Size.Entry)},
+			{"Temporal's disk, from its start until its retention is over", kilobytes(b.Size.Temporal)},
+			{"the result store's disk, until it is purged", kilobytes(b.Size.Row)},
+		}),
+	)
 }
 
 func postgresPart(r bench.Report, postgres *bench.Report) string {
