@@ -6,7 +6,7 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Length of one fuzz target's run: a number of inputs, because Go 1.26 can fail
-# a run that ends by the clock for no other reason (go.dev/issue/75804).
+# a run that ends by the clock for no other reason (go.dev/issue/75804, until 1.27).
 FUZZTIME ?= 30000x
 # Arguments for `make demo` and `make dev`.
 ARGS ?=

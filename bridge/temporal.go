@@ -37,6 +37,9 @@ type TemporalConfig struct {
 	// Model names the model that the settings give a job, for the search attribute
 	// JobModel. It may be nil.
 	Model func(job.Job) string
+	// Eager says whether a start may ask for the first workflow task along with the
+	// reply: while this process's own workers run. It may be nil: never.
+	Eager func() bool
 	// Converter is the client's data converter; nil is the SDK's default.
 	Converter converter.DataConverter
 }
@@ -58,6 +61,9 @@ type service struct {
 func Connect(c client.Client, cfg TemporalConfig, log *slog.Logger) Temporal {
 	if cfg.Model == nil {
 		cfg.Model = func(job.Job) string { return "" }
+	}
+	if cfg.Eager == nil {
+		cfg.Eager = func() bool { return false }
 	}
 	if cfg.Converter == nil {
 		cfg.Converter = converter.GetDefaultDataConverter()
@@ -162,10 +168,11 @@ func (s *service) execute(ctx context.Context, req StartRequest, attributes bool
 		// entry's. The entry's own run is found by the request id in either case.
 		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		// Where this process also works on workflows, the first task comes with the
-		// reply. Without such a worker, or a free slot of its, nothing changes. A task
-		// that dies with its process is given out again after its timeout of 10 s.
-		EnableEagerStart: true,
+		// The first task comes with the reply, if this process works on workflows and
+		// has a slot free. One that dies with the process is given out again after its
+		// timeout of 10 s. Not before the workers run: the SDK reads without a lock what
+		// their start has written.
+		EnableEagerStart: s.cfg.Eager(),
 		Memo: map[string]any{
 			workflows.MemoEntryID: in.Origin.EntryID,
 			workflows.MemoStream:  in.Origin.Stream,

@@ -286,15 +286,26 @@ func newGate(lc fx.Lifecycle, cfg worker.Config, c *stream.Client, log *slog.Log
 	return total
 }
 
+// ownWorkers are those of a process that has any.
+type ownWorkers struct {
+	fx.In
+
+	Pool *worker.Pool `optional:"true"`
+}
+
+// run reports whether they are polling.
+func (w ownWorkers) run() bool { return w.Pool != nil && w.Pool.Check(context.Background()) == nil }
+
 func bridges(cfg config.Config) fx.Option {
 	return fx.Options(
 		fx.Supply(cfg.Bridge()),
 		fx.Provide(
 			func(m *telemetry.Metrics) bridge.Metrics { return m },
-			func(c client.Client, options client.Options, log *slog.Logger) bridge.Temporal {
+			func(c client.Client, options client.Options, workers ownWorkers, log *slog.Logger) bridge.Temporal {
 				return bridge.Connect(c, bridge.TemporalConfig{
 					Namespace: options.Namespace,
 					Model:     cfg.Roles().ModelFor,
+					Eager:     workers.run,
 					Converter: options.DataConverter,
 				}, log)
 			},

@@ -42,11 +42,14 @@ type command func(flags *flag.FlagSet, stdout, stderr io.Writer) func(context.Co
 
 func commands() map[string]command {
 	return map[string]command{
-		"quick":    measuring(bench.Quick, true),
-		"full":     measuring(bench.Full, false),
-		"postgres": measuring(bench.Postgres, false),
-		"one":      one,
-		"report":   report,
+		"quick": measuring(bench.Quick, choosePostgres),
+		"full":  measuring(bench.Full, func(*flag.FlagSet, *bench.Options) {}),
+		"postgres": measuring(bench.Postgres, func(flags *flag.FlagSet, opts *bench.Options) {
+			opts.Postgres = true
+			chooseShards(flags, opts)
+		}),
+		"one":    one,
+		"report": report,
 	}
 }
 
@@ -113,11 +116,18 @@ func options(flags *flag.FlagSet, stderr io.Writer) *bench.Options {
 
 func choosePostgres(flags *flag.FlagSet, opts *bench.Options) {
 	flags.BoolVar(&opts.Postgres, "postgres", false, "let Temporal keep its state in a PostgreSQL server")
-	flags.IntVar(&opts.Shards, "shards", 0, "`number` of Temporal's history shards, with --postgres (default 4)")
+	chooseShards(flags, opts)
+}
+
+func chooseShards(flags *flag.FlagSet, opts *bench.Options) {
+	flags.IntVar(&opts.Shards, "shards", 0, "`number` of Temporal's history shards in PostgreSQL (default 4)")
 }
 
 // complete fills in what no flag says.
 func complete(opts *bench.Options) (err error) {
+	if opts.Shards != 0 && !opts.Postgres {
+		return &usageError{"--shards goes with --postgres: in SQLite there is one"}
+	}
 	if opts.Self, err = os.Executable(); err != nil {
 		return err
 	}
@@ -127,12 +137,10 @@ func complete(opts *bench.Options) (err error) {
 
 // measuring is a command that runs a measurement, keeps its results and prints the
 // figures.
-func measuring(measure func(context.Context, bench.Options) (bench.Report, error), either bool) command {
+func measuring(measure func(context.Context, bench.Options) (bench.Report, error), add func(*flag.FlagSet, *bench.Options)) command {
 	return func(flags *flag.FlagSet, stdout, stderr io.Writer) func(context.Context) error {
 		opts := options(flags, stderr)
-		if either {
-			choosePostgres(flags, opts)
-		}
+		add(flags, opts)
 		results := flags.String("results", "", "`file` for all that was measured, as JSON")
 		return func(ctx context.Context) error {
 			if err := complete(opts); err != nil {
@@ -150,12 +158,17 @@ func measuring(measure func(context.Context, bench.Options) (bench.Report, error
 	}
 }
 
+// write replaces a file. What it held before is there until the new text is whole.
 func write(path string, r bench.Report) error {
-	file, err := os.Create(path) //nolint:gosec // G304: named on the command line
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.Write(file), file.Close())
+	defer func() { _ = os.Remove(file.Name()) }() // after the rename there is none
+	if err := errors.Join(r.Write(file), file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
 }
 
 // one measures one contestant alone.

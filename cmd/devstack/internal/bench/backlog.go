@@ -20,20 +20,28 @@ import (
 type Backlog struct {
 	SmallEntries int     `json:"small_entries"`
 	Entries      int     `json:"entries"`
-	Small        float64 `json:"small_jobs_per_second"`  // of a backlog of smallBacklog entries
-	First        float64 `json:"first_jobs_per_second"`  // in the first window of the large one
-	Middle       float64 `json:"middle_jobs_per_second"` // in a window in the middle of it
-	Skipped      float64 `json:"skipped_per_second"`     // entries whose jobs were done before
-	PeakMB       float64 `json:"peak_megabytes"`         // of the executor
+	Small        float64 `json:"small_jobs_per_second"` // of a backlog of smallBacklog entries
+	First        Window  `json:"first"`                 // of the large one
+	Middle       Window  `json:"middle"`                // of it
+	Skipped      float64 `json:"skipped_per_second"`    // entries whose jobs were done before
+	PeakMB       float64 `json:"peak_megabytes"`        // of the executor
 	Drain        int     `json:"drain_entries"`
 	DrainRate    float64 `json:"drain_jobs_per_second"` // a backlog worked off from beginning to end
 	DrainMB      float64 `json:"drain_peak_megabytes"`
 	Size         Size    `json:"size"`
 }
 
+// Window is what went on in backlogWindow.
+type Window struct {
+	Ended   float64 `json:"ended_per_second"`   // jobs
+	Started float64 `json:"started_per_second"` // runs; they are ahead of what ends by at most the jobs in flight
+	MB      float64 `json:"megabytes"`          // of the executor, at its end
+}
+
 // Size is what a job takes up, in bytes: while it waits, and when it is done.
 type Size struct {
-	Entry    float64 `json:"entry"`    // of Redis's memory, while it waits
+	Entry    float64 `json:"entry"`    // of Redis's memory, until the stream is trimmed
+	Kept     float64 `json:"kept"`     // of Redis's memory, for its update and the key that keeps it from being told twice
 	Temporal float64 `json:"temporal"` // on disk, until its retention is over
 	Row      float64 `json:"row"`      // on disk, of the result store
 }
@@ -129,8 +137,8 @@ func (w *world) drain(ctx context.Context, name string, n int) (_, _ float64, si
 	}
 	done, err := w.sizes(ctx)
 	size = Size{
-		Entry: (waiting.Entry - empty.Entry) / float64(n), Temporal: (done.Temporal - waiting.Temporal) / float64(n),
-		Row: (done.Row - waiting.Row) / float64(n),
+		Entry: (waiting.Entry - empty.Entry) / float64(n), Kept: (done.Entry - waiting.Entry) / float64(n),
+		Temporal: (done.Temporal - waiting.Temporal) / float64(n), Row: (done.Row - waiting.Row) / float64(n),
 	}
 	return float64(n-1) / last.Sub(first).Seconds(), mb(memories[Executor].Peak), size, err
 }
@@ -208,15 +216,14 @@ func (w *world) large(ctx context.Context, b *Backlog) error {
 	if err != nil {
 		return err
 	}
-	var atFirst, atMiddle time.Time
-	if b.First, atFirst, err = follow.window(ctx, perWindow); err != nil {
+	var firstEnded, middleBegan time.Time
+	if b.First, _, firstEnded, err = w.window(ctx, &follow, perWindow); err != nil {
 		return err
 	}
-	if b.Middle, atMiddle, err = follow.window(ctx, perWindow); err != nil {
+	if b.Middle, middleBegan, _, err = w.window(ctx, &follow, perWindow); err != nil {
 		return err
 	}
-	skipped := middle - perWindow
-	b.Skipped = float64(skipped) / max(atMiddle.Sub(atFirst).Seconds(), 1e-3)
+	b.Skipped = float64(middle-perWindow) / max(middleBegan.Sub(firstEnded).Seconds(), 1e-3)
 	if err := w.settle(ctx, group, agentStream); err != nil {
 		return err
 	}
@@ -226,33 +233,66 @@ func (w *world) large(ctx context.Context, b *Backlog) error {
 	}
 	b.PeakMB = mb(memories[Executor].Peak)
 	w.say("backlog of %d: %.1f jobs/s at the beginning, %.1f in the middle, %.0f done before a second, at most %.0f MB",
-		largeBacklog, b.First, b.Middle, b.Skipped, b.PeakMB)
+		largeBacklog, b.First.Ended, b.Middle.Ended, b.Skipped, b.PeakMB)
 	return w.stop(ctx, m)
 }
 
-// window counts n updates and returns the rate of those that came within a
-// window from the first, and when the first came. If all came within it, the rate
-// is theirs.
-func (r *reader) window(ctx context.Context, n int) (rate float64, first time.Time, err error) {
-	within, last := 0, time.Time{}
+// window counts n updates, and returns what went on within a window from the first
+// of them, or until the last if all came within it; and when the first and the last
+// came.
+func (w *world) window(ctx context.Context, r *reader, n int) (win Window, first, last time.Time, err error) {
+	before, err := w.inFlight(ctx)
+	if err != nil {
+		return win, first, last, err
+	}
+	closing := func(ended int, after time.Duration) error {
+		now, err := w.inFlight(ctx)
+		if err != nil {
+			return err
+		}
+		memories, err := w.memories()
+		win = Window{
+			Ended: float64(ended-1) / after.Seconds(), Started: (float64(ended-1) + now - before) / after.Seconds(),
+			MB: mb(memories[Executor].Now),
+		}
+		return err
+	}
+	open := true
 	for seen := 0; seen < n; {
 		ids, err := r.next(ctx)
 		if err != nil {
-			return 0, first, err
+			return win, first, last, err
 		}
 		if len(ids) == 0 {
 			continue
 		}
-		now := time.Now()
+		last = time.Now()
 		if seen == 0 {
-			first = now
+			first = last
 		}
 		seen += len(ids)
-		if now.Sub(first) <= backlogWindow {
-			within, last = seen, now
+		if open && (seen >= n || last.Sub(first) >= backlogWindow) {
+			open = false
+			if err := closing(seen, last.Sub(first)); err != nil {
+				return win, first, last, err
+			}
 		}
 	}
-	return float64(within-1) / last.Sub(first).Seconds(), first, nil
+	return win, first, last, nil
+}
+
+// inFlight is how many entries of the agent's stream are pending.
+func (w *world) inFlight(ctx context.Context) (float64, error) {
+	groups, err := w.redis.XInfoGroups(ctx, agentStream).Result()
+	if err != nil {
+		return 0, err
+	}
+	for _, g := range groups {
+		if g.Name == group {
+			return float64(g.Pending), nil
+		}
+	}
+	return 0, nil
 }
 
 // addBacklog adds n jobs to the agent's stream. Those that are done get an id that

@@ -23,7 +23,8 @@ type Report struct {
 	Began       time.Time         `json:"began"`
 	Minutes     float64           `json:"minutes"`
 	Machine     string            `json:"machine"`
-	Store       string            `json:"store"` // where Temporal keeps its state
+	Store       string            `json:"store"`            // where Temporal keeps its state
+	Shards      int               `json:"shards,omitempty"` // of Temporal's history; 0 is the devstack's default
 	Version     string            `json:"executor_version,omitempty"`
 	Rounds      int               `json:"rounds"`
 	StartUp     []float64         `json:"startup_seconds"` // from nothing to the first finished job
@@ -57,6 +58,10 @@ const (
 
 // demoSlots are the limits of the demo, and of the predecessor's README.
 func demoSlots() slots { return slots{manager: 5, inspector: 10, agent: 20} }
+
+// halfSlots are those of each of two processes: as many calls together as one has
+// alone, because a measurement of slots must not be one of the processor.
+func halfSlots() slots { return slots{manager: 3, inspector: 5, agent: 10} }
 
 const demoTotal = 20
 
@@ -106,7 +111,7 @@ func Full(ctx context.Context, opts Options) (Report, error) {
 		entrants: []entrant{
 			{Executor, all},
 			{contestant.Engine, all},
-			{contestant.Eager, []int{32, 128}},
+			{contestant.Eager, all},
 			{contestant.Floor, all},
 			{contestant.Naive, all},
 			{contestant.Old, all},
@@ -116,9 +121,9 @@ func Full(ctx context.Context, opts Options) (Report, error) {
 			{name: PlainSlots, slots: demoSlots()},
 			{name: TotalSlots, slots: demoSlots(), total: demoTotal},
 			{name: "durations scattered (sigma 0.6)", slots: demoSlots(), sigma: 0.6},
-			{name: ProcessSlots, slots: demoSlots(), processes: 2},
-			{name: ProcessTotalSlots, slots: demoSlots(), processes: 2, total: 2 * demoTotal},
-			{name: "two worker processes, durations scattered", slots: demoSlots(), processes: 2, sigma: 0.6},
+			{name: ProcessSlots, slots: halfSlots(), processes: 2},
+			{name: ProcessTotalSlots, slots: halfSlots(), processes: 2, total: demoTotal},
+			{name: "two worker processes, durations scattered", slots: halfSlots(), processes: 2, sigma: 0.6},
 		},
 		slotWindow: window{warmup: 8 * time.Second, measure: 30 * time.Second},
 		backlog:    true,
@@ -133,7 +138,7 @@ func Postgres(ctx context.Context, opts Options) (Report, error) {
 	return measure(ctx, opts, plan{
 		rounds:   5,
 		window:   window{warmup: 1500 * time.Millisecond, measure: 5 * time.Second},
-		entrants: []entrant{{Executor, all}, {contestant.Engine, all}, {contestant.Floor, []int{32, 128}}, {contestant.Naive, all}},
+		entrants: []entrant{{Executor, all}, {contestant.Engine, all}, {contestant.Eager, all}, {contestant.Floor, all}, {contestant.Naive, all}},
 		scenarios: []scenario{
 			{name: PlainSlots, slots: demoSlots()},
 			{name: TotalSlots, slots: demoSlots(), total: demoTotal},
@@ -156,7 +161,7 @@ type plan struct {
 func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 	r = Report{Began: time.Now().UTC().Truncate(time.Second), Machine: machine(), Store: "SQLite", Rounds: p.rounds}
 	if opts.Postgres {
-		r.Store = "PostgreSQL"
+		r.Store, r.Shards = "PostgreSQL", opts.Shards
 	}
 	if r.Version, err = version(ctx, opts.Executor); err != nil {
 		return r, err
@@ -181,18 +186,18 @@ func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
-	if err := contest(ctx, w, p, &r); err != nil {
+	if err := contest(ctx, w, p, &r, keep); err != nil {
 		return r, err
 	}
 	for _, s := range p.scenarios {
-		if err := keep(); err != nil {
-			return r, err
-		}
 		u, err := w.utilisation(ctx, s, p.slotWindow)
 		if err != nil {
 			return r, err
 		}
 		r.Utilisation = append(r.Utilisation, u)
+		if err := keep(); err != nil {
+			return r, err
+		}
 	}
 	if r.OldRate, err = w.oldRate(ctx, 6*time.Second); err != nil {
 		return r, err
@@ -207,11 +212,12 @@ func measure(ctx context.Context, opts Options, p plan) (r Report, err error) {
 		}
 		r.Backlog = &b
 	}
-	return r, keep()
+	err = keep()
+	return r, err
 }
 
-// contest measures the rounds.
-func contest(ctx context.Context, w *world, p plan, r *Report) (err error) {
+// contest measures the rounds, and calls keep after each.
+func contest(ctx context.Context, w *world, p plan, r *Report, keep func() error) (err error) {
 	var names []string
 	for _, e := range p.entrants {
 		names = append(names, e.name)
@@ -221,7 +227,11 @@ func contest(ctx context.Context, w *world, p plan, r *Report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close(context.WithoutCancel(ctx))) }()
-	if r.Cells, err = f.rounds(ctx, p.rounds, p.entrants, p.window); err != nil {
+	err = f.rounds(ctx, p.rounds, p.entrants, p.window, func(round []Cell) error {
+		r.Cells = append(r.Cells, round...)
+		return keep()
+	})
+	if err != nil {
 		return err
 	}
 	r.Runs = map[string]Runs{}

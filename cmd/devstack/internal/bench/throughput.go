@@ -200,10 +200,10 @@ type entrant struct {
 
 // rounds measures all entrants at all their concurrencies, in a new order each
 // round, so that neither the order nor what else the machine does favours any.
-func (f *field) rounds(ctx context.Context, n int, entrants []entrant, win window) ([]Cell, error) {
-	var cells []Cell
+func (f *field) rounds(ctx context.Context, n int, entrants []entrant, win window, done func(round []Cell) error) error {
 	random := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // an order is no secret
 	for round := 1; round <= n; round++ {
+		var cells []Cell
 		// All at one concurrency follow each other: what is compared is measured
 		// within seconds.
 		byConcurrency := map[int][]string{}
@@ -223,11 +223,14 @@ func (f *field) rounds(ctx context.Context, n int, entrants []entrant, win windo
 			for _, name := range names {
 				cell, err := f.cell(ctx, name, c, round, win)
 				if err != nil {
-					return cells, err
+					return err
 				}
 				cells = append(cells, cell)
 			}
 		}
+		if err := done(cells); err != nil {
+			return err
+		}
 	}
-	return cells, nil
+	return nil
 }

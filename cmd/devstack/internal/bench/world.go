@@ -35,8 +35,8 @@ type Options struct {
 	Data string
 	// Postgres lets Temporal keep its state there instead of in an SQLite file.
 	Postgres bool
-	// Shards is the number of Temporal's history shards there; 0 is the devstack's
-	// default.
+	// Shards is the number of Temporal's history shards in PostgreSQL; 0 is 4, the
+	// devstack's default.
 	Shards int
 	// Progress receives a line for each thing measured.
 	Progress io.Writer

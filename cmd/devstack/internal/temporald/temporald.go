@@ -356,10 +356,12 @@ func tuning(cfg Config) dynamicconfig.StaticClient {
 		dynamicconfig.TransferProcessorMaxPollRPS.Key(): 200,
 		dynamicconfig.TimerProcessorMaxPollRPS.Key():    200,
 		// Where visibility falls behind, each further task costs a look at all that
-		// are pending in memory: up to 10,000 by default. And with few of them
+		// are pending in memory: up to 10,000 by default. Beyond the critical number
+		// they go to a second reader, which stops at 1,000; the rest up to the maximum
+		// is left to what is new. So: 1,000 < critical < maximum. And with few of them
 		// reading must go on soon, not after 5 s.
-		dynamicconfig.QueuePendingTaskCriticalCount.Key():          450,
-		dynamicconfig.QueuePendingTaskMaxCount.Key():               500,
+		dynamicconfig.QueuePendingTaskCriticalCount.Key():          1200,
+		dynamicconfig.QueuePendingTaskMaxCount.Key():               1500,
 		dynamicconfig.VisibilityProcessorPollBackoffInterval.Key(): pendingBackoff,
 		dynamicconfig.TransferProcessorPollBackoffInterval.Key():   pendingBackoff,
 		dynamicconfig.TimerProcessorPollBackoffInterval.Key():      pendingBackoff,

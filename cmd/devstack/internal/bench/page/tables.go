@@ -195,12 +195,16 @@ func processesTable(u bench.Utilisation) string {
 	var rows [][]string
 	for _, name := range names(u.CPU) {
 		if name != bench.Driver {
-			rows = append(rows, []string{name, number(u.CPU[name]), number(float64(u.Memory[name].Peak) / 1e6)})
+			memory := number(megabytes(u.Memory[name].Now))
+			if strings.HasPrefix(name, bench.Executor) { // the others have been there before
+				memory = number(megabytes(u.Memory[name].Peak)) + " at its highest"
+			}
+			rows = append(rows, []string{name, number(u.CPU[name]), memory})
 		}
 	}
 	return paragraphs(
 		"With "+u.Name+", what each process uses, as of that machine:",
-		table([]string{"process", "processor, ms for each job", "MB at its highest"}, rows),
+		table([]string{"process", "processor, ms for each job", "MB"}, rows),
 	)
 }
 
@@ -219,11 +223,11 @@ func backlogPart(r bench.Report) string {
 	if b := r.Backlog; b != nil {
 		ratio := func(v float64) string { return number(v / b.Small) }
 		rows = [][]string{
-			{"from the first to the last of " + count(b.SmallEntries), number(b.Small), "1", none},
-			{"from the first to the last of " + count(b.Drain), number(b.DrainRate), ratio(b.DrainRate), number(b.DrainMB)},
-			{"at the beginning of " + count(b.Entries), number(b.First), ratio(b.First), number(b.PeakMB)},
-			{"in the middle of " + count(b.Entries), number(b.Middle), ratio(b.Middle), number(b.PeakMB)},
-			{"entries of " + count(b.Entries) + " whose jobs were done before", number(b.Skipped), none, number(b.PeakMB)},
+			{"from the first to the last of " + count(b.SmallEntries), number(b.Small), "1", none, none},
+			{"from the first to the last of " + count(b.Drain), number(b.DrainRate), ratio(b.DrainRate), none, number(b.DrainMB) + " at its highest"},
+			{"at the beginning of " + count(b.Entries), number(b.First.Ended), ratio(b.First.Ended), number(b.First.Started), number(b.First.MB)},
+			{"in the middle of " + count(b.Entries), number(b.Middle.Ended), ratio(b.Middle.Ended), number(b.Middle.Started), number(b.Middle.MB)},
+			{"entries of " + count(b.Entries) + " whose jobs were done before", number(b.Skipped), none, none, number(b.PeakMB) + " at its highest"},
 		}
 	}
 	startUp := ""
@@ -234,7 +238,7 @@ func backlogPart(r bench.Report) string {
 		}
 		startUp = "From nothing to the first finished job: " + strings.Join(each, ", ") + "."
 	}
-	return paragraphs(table([]string{"backlog", "a second", "÷ the first line", "MB at its highest"}, rows), sizeTable(r.Backlog), startUp)
+	return paragraphs(table([]string{"backlog", "jobs ended a second", "÷ the first line", "runs started a second", "MB of the executor"}, rows), sizeTable(r.Backlog), startUp)
 }
 
 // sizeTable is what a job takes up.
@@ -246,8 +250,9 @@ func sizeTable(b *bench.Backlog) string {
 	return paragraphs(
 		"What a job takes up:",
 		table([]string{"where", "kB for each job"}, [][]string{
-			{"Redis's memory, while it waits in the stream", kilobytes(b.Size.Entry)},
-			{"Temporal's disk, from its start until its retention is over", kilobytes(b.Size.Temporal)},
+			{"Redis's memory, from XADD until the stream is trimmed", kilobytes(b.Size.Entry)},
+			{"Redis's memory, its update until that stream is trimmed, and for 7 days the key that keeps it from being told twice", kilobytes(b.Size.Kept)},
+			{"Temporal's disk, from its start until its retention is over; an SQLite file does not shrink", kilobytes(b.Size.Temporal)},
 			{"the result store's disk, until it is purged", kilobytes(b.Size.Row)},
 		}),
 	)
