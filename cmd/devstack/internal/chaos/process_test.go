@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
 
 	"github.com/nodpt/executor/cmd/devstack/internal/harness"
 )
@@ -84,6 +85,11 @@ func bridgeFaults() []fault {
 				jobs := w.load(16)
 				w.await(jobs...)
 				w.heal()
+				for _, j := range jobs {
+					for _, e := range w.history(j) {
+						require.NotEqual(w.T, enumspb.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT, e.GetEventType(), j.key())
+					}
+				}
 			},
 		},
 		{
@@ -316,14 +322,6 @@ func (w *world) allDiesStarting(point string) {
 		}
 	}
 	require.GreaterOrEqual(w.T, eager, 3)
-}
-
-// launchReady starts an executor and waits until it says that it is ready.
-func (w *world) launchReady(env map[string]string, args ...string) *process {
-	w.T.Helper()
-	p := w.launch(w.bridgeRedis, env, args...)
-	w.Ready(p.Executor)
-	return p
 }
 
 // resubmit adds another entry for a job.

@@ -125,7 +125,13 @@ func (w *world) launch(redisEdge *edge, env map[string]string, args ...string) *
 
 func (w *world) bridge(env map[string]string) *process {
 	w.T.Helper()
-	p := w.launch(w.bridgeRedis, env, "bridge")
+	return w.launchReady(env, "bridge")
+}
+
+// launchReady starts an executor and waits until it says that it is ready.
+func (w *world) launchReady(env map[string]string, args ...string) *process {
+	w.T.Helper()
+	p := w.launch(w.bridgeRedis, env, args...)
 	w.Ready(p.Executor)
 	return p
 }
